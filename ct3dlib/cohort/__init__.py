@@ -1,0 +1,1 @@
+"""Many CTs: the catalog, its shards and their stores."""

@@ -1,0 +1,1 @@
+"""Whole volumes and whole data sets through a trained model."""

@@ -1,0 +1,1 @@
+"""Region ids 0-20 on a volume's grid."""

@@ -1,0 +1,1 @@
+"""One file a step: parse the command line, call the library once."""
