@@ -7,7 +7,7 @@ each step gets the JSON of its own section and nothing else. Triples and shapes 
 import os
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -71,11 +71,14 @@ class CatalogSpec(Spec):
     split_csv: str | None = Field(
         None, description="CSV under the raw root: `VolumeName`, `split` and optionally `patient`."
     )
+    min_slices: PositiveInt = Field(
+        8, description="Slices of a volume that counts where a split must have a patient."
+    )
     shards: dict[Split, PositiveInt] = Field(description="Number of shards of each split.")
     seed: int = 0
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check(self) -> "CatalogSpec":
         if set(self.shards) != set(SPLITS):
             raise ValueError(f"shards must name exactly {', '.join(SPLITS)}: {sorted(self.shards)}")
         if self.tune + self.valid >= 1:
@@ -100,7 +103,7 @@ class RecipeSpec(Spec):
     min_slices: PositiveInt = Field(8, description="Series of fewer slices are rejected.")
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check(self) -> "RecipeSpec":
         if self.spacing is not None and self.size is not None:
             raise ValueError("give spacing or size, not both")
         for name, (low, high) in {"window": self.window, "range": self.range}.items():
@@ -166,7 +169,7 @@ class TrainSpec(Spec):
     seed: int = 0
 
     @model_validator(mode="after")
-    def _check_batches(self) -> Self:
+    def _check_batches(self) -> "TrainSpec":
         if self.batch_size % (self.micro_batch_size * self.devices):
             raise ValueError(
                 f"batch_size ({self.batch_size}) must be a multiple of micro_batch_size x devices "
@@ -201,7 +204,7 @@ class CausalTokenizerSpec(Spec):
     quantizer: LFQSpec = LFQSpec()
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check(self) -> "CausalTokenizerSpec":
         if len(self.temporal_downsample) != len(self.channel_multipliers) - 1:
             raise ValueError(
                 f"temporal_downsample needs one entry per step between levels: "
@@ -242,7 +245,7 @@ class TokenizerSpec(TrainSpec):
     loss: TokenizerLossSpec = TokenizerLossSpec()
 
     @model_validator(mode="after")
-    def _check_crop(self) -> Self:
+    def _check_crop(self) -> "TokenizerSpec":
         down = self.model.downsampling
         wanted = (self.crop[0] - 1) % down[0], self.crop[1] % down[1], self.crop[2] % down[2]
         if any(wanted):
@@ -267,32 +270,64 @@ class TokensSpec(Spec):
 MaskSchedule = Literal["cosine", "arccos", "linear", "sqrt", "log2"]
 
 
-class MaskGITSpec(Spec):
-    """Masked-token transformer with bit-group heads and 3D positions."""
+class BlocksSpec(Spec):
+    """A stack of transformer blocks with 3D positions."""
 
-    name: Literal["maskgit"] = "maskgit"
     hidden_size: PositiveInt = 768
     num_layers: PositiveInt = 24
     num_heads: PositiveInt = 12
     mlp_ratio: PositiveFloat = 4.0
     dropout: Fraction = 0.1
-    bits_per_group: PositiveInt = Field(9, description="Bits of one head's 2^n classes.")
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check_heads(self) -> "BlocksSpec":
         if self.hidden_size % self.num_heads:
             raise ValueError(
                 f"hidden_size ({self.hidden_size}) must be a multiple of num_heads "
                 f"({self.num_heads})"
             )
+        if self.head_size % 2 or self.head_size < 6:
+            raise ValueError(
+                f"hidden_size / num_heads ({self.head_size}) must be even and at least 6: "
+                f"each of the 3 axes rotates pairs of channels"
+            )
         return self
+
+    @property
+    def head_size(self) -> int:
+        """Channels of one attention head."""
+        return self.hidden_size // self.num_heads
+
+
+class MaskGITSpec(BlocksSpec):
+    """Masked-token transformer with bit-group heads and 3D positions."""
+
+    name: Literal["maskgit"] = "maskgit"
+    bits_per_group: Annotated[int, Field(ge=1, le=16)] = Field(
+        9, description="Bits of one head's 2^n classes."
+    )
 
 
 class MaskGITNetworkSpec(MaskGITSpec):
     """A token transformer with what it takes from its tokenizer and its catalog."""
 
-    bits: PositiveInt = Field(description="Bits of an index of the tokenizer.")
+    bits: Annotated[int, Field(ge=1, le=62)] = Field(
+        description="Bits of an index of the tokenizer."
+    )
     num_labels: NonNegativeInt = Field(description="Length of the label vector; 0: unconditional.")
+
+    @model_validator(mode="after")
+    def _check_groups(self) -> "MaskGITNetworkSpec":
+        if self.bits % self.bits_per_group:
+            raise ValueError(
+                f"bits_per_group ({self.bits_per_group}) must divide the index's {self.bits} bits"
+            )
+        return self
+
+    @property
+    def num_groups(self) -> int:
+        """Number of heads; group 0 holds the most significant bits."""
+        return self.bits // self.bits_per_group
 
 
 class TransformerSpec(TrainSpec):
@@ -313,6 +348,9 @@ class SamplesSpec(Spec):
     temperature: PositiveFloat = 1.0
     choice_temperature: NonNegativeFloat = Field(4.5, description="Gumbel noise of the order.")
     guidance: NonNegativeFloat = Field(0.0, description="Weight of label guidance at the end.")
+    labels: tuple[str, ...] = Field(
+        (), description="Findings asked for, one sample after another; empty: none."
+    )
     seed: int = 0
 
 
@@ -338,7 +376,7 @@ class Config(Spec):
     report: ReportSpec = ReportSpec()
 
     @model_validator(mode="after")
-    def _check_names(self) -> Self:
+    def _check_names(self) -> "Config":
         readers = {f"tokenizers.{name}.recipe": t.recipe for name, t in self.tokenizers.items()}
         for key, recipe in {**readers, "regions.recipe": self.regions.recipe}.items():
             if recipe not in self.recipes:

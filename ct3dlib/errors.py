@@ -32,3 +32,7 @@ class StoreError(Ct3dError):
 
 class CheckpointError(Ct3dError):
     """A model file is missing, damaged, of another kind, or does not fit the data."""
+
+
+class TrainingError(Ct3dError):
+    """A training cannot start or go on: a loss that is not finite, a metric nobody logs."""

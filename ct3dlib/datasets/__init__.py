@@ -1,1 +1,86 @@
-"""Readers of raw data sets: raw root to catalog rows."""
+"""Readers of raw data sets: raw root to catalog rows, and the catalog of a raw root."""
+
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+
+from ct3dlib.cohort.catalog import Row, arrange
+from ct3dlib.config import CatalogSpec, Split
+from ct3dlib.datasets.ct_rate import read_ct_rate
+from ct3dlib.datasets.folder import read_folder
+from ct3dlib.datasets.split_table import SplitTable, read_split_table
+from ct3dlib.errors import DatasetError
+
+logger = logging.getLogger(__name__)
+
+Dataset = Literal["ct_rate", "folder"]
+
+
+def read_dataset(name: Dataset, root: Path) -> Iterator[Row]:
+    """Yield a row for every series under a raw root, ids unique.
+
+    Raises:
+        DatasetError: The root, or a table that the data set needs, is missing or unreadable.
+    """
+    if not root.is_dir():
+        raise DatasetError(
+            f"{root}: no such folder; set raw_root (or CT3D_RAW) to the folder of the scans"
+        )
+    match name:
+        case "ct_rate":
+            yield from read_ct_rate(root)
+        case "folder":
+            yield from read_folder(root)
+
+
+def build_catalog(
+    root: Path, spec: CatalogSpec, *, previous: Mapping[str, Split] | None = None
+) -> pd.DataFrame:
+    """Return the catalog of a raw root, sorted by volume: one row per series found.
+
+    Headers and tables are read, voxels are not. A patient is in one split only.
+
+    Args:
+        root: Folder that the rows' sources are relative to.
+        spec: Reader, split and shards.
+        previous: Splits of patients in earlier catalogs; they are kept.
+
+    Raises:
+        DatasetError: Nothing is found, a table is missing or damaged, or the patients cannot be
+            split as asked.
+    """
+    rows = list(read_dataset(spec.dataset, root))
+    if not rows:
+        raise DatasetError(
+            f"{root}: no NIfTI or DICOM series found; set raw_root (or CT3D_RAW) to the folder of "
+            f"the scans"
+        )
+    given: dict[str, Split] = {}
+    if spec.split_csv is not None:
+        rows, given = _apply(read_split_table(root / spec.split_csv), rows)
+    return arrange(rows, spec, given=given, previous=previous or {})
+
+
+def _apply(table: SplitTable, rows: list[Row]) -> tuple[list[Row], dict[str, Split]]:
+    """Return the rows with the patients of a table, and the splits it gives them."""
+    given: dict[str, Split] = {}
+    applied = []
+    used: set[str] = set()
+    for row in rows:
+        key = table.find(row)
+        patient, split = (None, None) if key is None else table.entries[key]
+        patient = patient or row.patient
+        if split is not None and given.setdefault(patient, split) != split:
+            raise DatasetError(
+                f"{table.path}: patient {patient} is in {given[patient]} and in {split}; a "
+                f"patient has one split"
+            )
+        used |= set() if key is None else {key}
+        applied.append(replace(row, patient=patient))
+    if unused := len(table.entries) - len(used):
+        logger.warning("%s: %s rows name no volume under the root", table.path, unused)
+    return applied, given

@@ -1,0 +1,39 @@
+"""From raw CT scans to tokens, a trained transformer and a report; the plan is docs/architecture.md."""
+
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+
+configfile: f"{workflow.basedir}/config.yaml"
+
+
+include: "rules/common.smk"
+include: "rules/catalog.smk"
+include: "rules/volumes.smk"
+include: "rules/regions.smk"
+include: "rules/tokenizer.smk"
+include: "rules/tokens.smk"
+include: "rules/transformer.smk"
+include: "rules/report.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        "results/report.html",
+        expand("tokens/{split}.done", split=SPLITS),
+    localrule: True
+
+
+rule data:
+    localrule: True
+    input:
+        status_tables(f"data/volumes/{TOKEN_RECIPE}/{{split}}/{{shard}}.parquet", SPLITS),
+        status_tables(f"data/regions/{CONFIG.regions.recipe}/{{split}}/{{shard}}.parquet", SPLITS),
+
+
+rule tokenizers:
+    localrule: True
+    input:
+        "metrics/reconstruction.json",

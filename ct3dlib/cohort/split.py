@@ -1,0 +1,124 @@
+"""Which patients train, choose checkpoints and are reported.
+
+The draw is a hash of the patient, so nobody moves when others are added; a split that would stay
+without a patient takes the one with the smallest draw from another.
+"""
+
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ct3dlib.config import CatalogSpec, Split
+from ct3dlib.errors import DatasetError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Patient:
+    """What decides the split of one patient.
+
+    Args:
+        name: Unique.
+        origin: What the data set says: "train" leaves `tune` open, None leaves all open.
+        given: What the user's table says.
+        whole: Whether a volume of the patient promises to be usable.
+    """
+
+    name: str
+    origin: Split | None = None
+    given: Split | None = None
+    whole: bool = True
+
+
+def draw(name: str, seed: int) -> float:
+    """Return a number in [0, 1) that depends on a patient's name and the seed only."""
+    digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest()
+    # 53 bits fill a float exactly: more would round up to 1.
+    return (int.from_bytes(digest, "big") >> 11) / 2**53
+
+
+def assign_splits(
+    patients: Sequence[Patient], spec: CatalogSpec, *, previous: Mapping[str, Split]
+) -> dict[str, Split]:
+    """Return the split of every patient.
+
+    In this order: the user's table, the data set's own `tune` or `valid`, an earlier catalog, the
+    draw. Patients that are open to all splits fill `train` and `valid` with one at least, and
+    `tune` from three on; patients of the data set's `train` fill `train`, and `tune` from two on.
+    Whole patients go first.
+
+    Raises:
+        DatasetError: A split that needs a patient has none and none may move to it.
+    """
+    splits: dict[str, Split] = {}
+    drawn: set[str] = set()
+    for patient in patients:
+        fixed = patient.given or (None if patient.origin == "train" else patient.origin)
+        kept = fixed or previous.get(patient.name)
+        splits[patient.name] = kept or _drawn_split(patient, spec)
+        if kept is None:
+            drawn.add(patient.name)
+    if kept := len(patients) - len(drawn):
+        logger.info("%s of %s patients have their split from before", kept, len(patients))
+    stated = any(patient.given for patient in patients)
+    for origin, order in ((None, ("valid", "train", "tune")), ("train", ("train", "tune"))):
+        group = {patient.name: patient for patient in patients if patient.origin == origin}
+        whole = {name for name, patient in group.items() if patient.whole}
+        needed: Sequence[Split] = order if len(group) >= len(order) else order[:-1]
+        movable = sorted(drawn & set(group), key=lambda n: (n in whole, draw(n, spec.seed)))
+        for among in (whole, set(group)):
+            _fill(splits, needed, movable=movable, among=among)
+        if group and not stated:
+            _check_filled(splits, needed, sorted(group))
+    return splits
+
+
+def _drawn_split(patient: Patient, spec: CatalogSpec) -> Split:
+    """Return the split that a patient's draw falls in."""
+    number = draw(patient.name, spec.seed)
+    if number < spec.tune:
+        return "tune"
+    if patient.origin is None and number < spec.tune + spec.valid:
+        return "valid"
+    return "train"
+
+
+def _fill(
+    splits: dict[str, Split],
+    needed: Sequence[Split],
+    *,
+    movable: Sequence[str],
+    among: set[str],
+) -> None:
+    """Move one of `movable` to each needed split that has none of `among`.
+
+    A needed split gives up its last one only to a split that stands before it.
+    """
+    for place, split in enumerate(needed):
+        held = [splits[name] for name in among]
+        if split in held:
+            continue
+        keepers = needed[:place]
+        donors = [
+            name
+            for name in movable
+            if name in among and (splits[name] not in keepers or held.count(splits[name]) > 1)
+        ]
+        if donors:
+            splits[donors[0]] = split
+
+
+def _check_filled(
+    splits: Mapping[str, Split], needed: Sequence[Split], names: Sequence[str]
+) -> None:
+    """Raise unless every needed split has a patient."""
+    held = {splits[name] for name in names}
+    if missing := [split for split in needed if split not in held]:
+        raise DatasetError(
+            f"no patient for {missing[0]}: {len(names)} found ({', '.join(names[:3])}), at least "
+            f"{len(needed)} that are not yet in another split are needed; add scans of other "
+            f"patients, state splits and patients in catalog.split_csv, or delete the saved "
+            f"assignments to draw anew"
+        )

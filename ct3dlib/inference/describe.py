@@ -1,0 +1,50 @@
+"""What a model or a table holds, as text for people."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from ct3dlib.errors import StoreError
+from ct3dlib.models.exported import load_model
+
+
+def describe_model(folder: Path) -> str:
+    """Return the spec, the preprocessing contract and the training of a model.
+
+    Raises:
+        CheckpointError: The folder holds no whole model.
+    """
+    model = load_model(folder)
+    parameters = sum(p.numel() for p in model.module.parameters())
+    parts = {
+        "spec": model.spec.model_dump(mode="json"),
+        "contract": dict(model.contract),
+        "training": dict(model.training),
+    }
+    head = (
+        f"{folder}: {type(model.module).__name__}, {parameters:,} parameters, {model.sha256[:12]}"
+    )
+    return "\n".join([head, *(f"{k}: {json.dumps(v, indent=2)}" for k, v in parts.items())])
+
+
+def describe_table(path: Path) -> str:
+    """Return the counts of a status table or catalog, its rejected rows, and a line per volume.
+
+    Raises:
+        StoreError: The file is not a table with volumes.
+    """
+    try:
+        frame = pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path}: not a model's folder and not a table ({error})") from error
+    if "volume" not in frame.columns:
+        raise StoreError(f"{path}: no column 'volume'; give a catalog or a status table")
+    lines = [f"{path}: {len(frame)} volumes"]
+    if "status" in frame.columns:
+        lines += [f"  {status}: {n}" for status, n in frame["status"].value_counts().items()]
+        rejected = frame[frame["status"] == "rejected"]
+        lines += [f"  {r.volume} rejected, {r.reason}: {r.message}" for r in rejected.itertuples()]
+        frame = frame[frame["status"] != "rejected"]
+    columns = [c for c in ("volume", "split", "shard", "shape", "spacing") if c in frame.columns]
+    return "\n".join([*lines, frame[columns].to_string(index=False) if len(frame) else ""])

@@ -1,0 +1,238 @@
+"""Whole-dataset encoding: a shard of volumes to packed token indices, and the split's table."""
+
+import hashlib
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from filelock import FileLock
+from numpy.typing import NDArray
+
+from ct3dlib.cohort.attempts import Attempts
+from ct3dlib.cohort.packing import pack_indices, unpack_indices
+from ct3dlib.cohort.store import (
+    StoredArray,
+    StoredVolume,
+    create_store,
+    has_node,
+    key_of,
+    prune,
+    read_status,
+    records,
+    store_of,
+    stored_volumes,
+    write_node,
+    write_table,
+)
+from ct3dlib.config import CausalTokenizerSpec, RecipeSpec, TokensSpec
+from ct3dlib.errors import CheckpointError, StoreError, VolumeError
+from ct3dlib.inference.reconstruct import encode_volume
+from ct3dlib.models.exported import Exported, load_model
+from ct3dlib.progress import progress
+
+logger = logging.getLogger(__name__)
+
+COLUMNS = {
+    "volume": "str",
+    "status": "str",
+    "stage": "str",
+    "reason": "str",
+    "message": "str",
+    "node": "str",
+    "sha256": "str",
+    "shape": "object",
+    "bits": "int64",
+    "source_sha256": "str",
+    "volume_sha256": "str",
+    "tokenizer_sha256": "str",
+    "code": "str",
+}
+
+
+def encode_shard(
+    volumes: Path, tokenizer: Exported, spec: TokensSpec, *, code: str, status: Path
+) -> pd.DataFrame:
+    """Encode every stored volume of a shard and write the token store's status table.
+
+    Args:
+        volumes: Status table of the volume shard.
+        tokenizer: A trained tokenizer, on the device to use.
+        spec: How windows are batched; part of the token format.
+        code: Fingerprint of the code that does it.
+        status: Where the status table goes; the store lies beside it.
+
+    Returns:
+        The status table, one row per row of `volumes`.
+    """
+    store = store_of(status)
+    store.parent.mkdir(parents=True, exist_ok=True)
+    stored = {v.volume: v for v in stored_volumes([volumes])}
+    with FileLock(store.with_name(f"{store.name}.lock")):
+        create_store(store, "tokens")
+        attempts = Attempts(status.with_suffix(".attempts.json"))
+        done = []
+        rows = records(read_status(volumes))
+        for row in progress(rows, name=f"tokens {status.stem}", unit="volume"):
+            provenance = {
+                "volume": row["volume"],
+                "source_sha256": row["source_sha256"],
+                "volume_sha256": row["sha256"],
+                "tokenizer_sha256": tokenizer.sha256,
+                "code": code,
+            }
+            if row["status"] != "stored":
+                done.append(_rejected(provenance, "volumes", row["reason"], row["message"]))
+                continue
+            volume = stored[row["volume"]]
+            key = key_of(volume.sha256, tokenizer.sha256, spec.windows_per_batch, code)
+            node = f"{volume.volume}@{key}"
+            try:
+                if not has_node(store, node):
+                    with attempts.guard(volume.volume):
+                        _encode_volume(volume, tokenizer, spec, store=store, node=node)
+                done.append({**provenance, **_encoded(store, node)})
+            except VolumeError as error:
+                done.append(_rejected(provenance, "tokens", error.reason, str(error)))
+        frame = pd.DataFrame(done, columns=list(COLUMNS)).astype(COLUMNS)
+        write_table(frame, status)
+        prune(store, set(frame["node"]))
+    logger.info("%s: %s encoded", status, int((frame["status"] == "encoded").sum()))
+    return frame
+
+
+def _encode_volume(
+    volume: StoredVolume, tokenizer: Exported, spec: TokensSpec, *, store: Path, node: str
+) -> None:
+    """Encode one volume and write its packed indices."""
+    recipe = recipe_of(tokenizer)
+    encoded = encode_volume(
+        tokenizer.module,
+        volume.read(),
+        window=recipe.window,
+        value_range=recipe.range,
+        windows_per_batch=spec.windows_per_batch,
+    )
+    indices = encoded.indices.cpu().numpy()
+    bits = int(tokenizer.module.quantizer.bits)
+    ct3d = {
+        "volume": volume.volume,
+        "volume_sha256": volume.sha256,
+        "tokenizer_sha256": tokenizer.sha256,
+        "shape": list(indices.shape),
+        "bits": bits,
+        "volume_shape": list(volume.shape),
+        "affine": volume.affine.tolist(),
+        "bit_order": "msb_first_channel0",
+        "axis_order": "dhw",
+        "windows_per_batch": spec.windows_per_batch,
+        "record": volume.array.attributes["ct3d"]["record"],
+    }
+    write_node(store, node, pack_indices(indices, bits), attributes={"ct3d": ct3d})
+
+
+def recipe_of(model: Exported) -> RecipeSpec:
+    """Return the recipe of volumes a model was trained on, from its preprocessing contract."""
+    try:
+        return RecipeSpec.model_validate(model.contract["recipe"])
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"the model's contract holds no recipe: {error}") from error
+
+
+def _encoded(store: Path, node: str) -> dict[str, Any]:
+    """Return the row of an encoded volume from what stands in the store."""
+    ct3d = StoredArray(store, node).attributes["ct3d"]
+    return {
+        "status": "encoded",
+        "stage": "",
+        "reason": "",
+        "message": "",
+        "node": node,
+        "sha256": ct3d["sha256"],
+        "shape": ct3d["shape"],
+        "bits": ct3d["bits"],
+    }
+
+
+def _rejected(provenance: dict[str, Any], stage: str, reason: str, message: str) -> dict[str, Any]:
+    """Return the row of a volume without tokens."""
+    return {
+        **provenance,
+        "status": "rejected",
+        "stage": stage,
+        "reason": reason,
+        "message": message,
+        "node": "",
+        "sha256": "",
+        "shape": None,
+        "bits": 0,
+    }
+
+
+def read_indices(array: StoredArray) -> NDArray[np.int64]:
+    """Return the token indices of a volume, d h w."""
+    ct3d = array.attributes["ct3d"]
+    return unpack_indices(array.read(), int(ct3d["bits"]), tuple(ct3d["shape"]))
+
+
+def collect_tokens(
+    catalog: pd.DataFrame, tables: list[Path]
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Join the shards' token tables of one split and hold them against the catalog.
+
+    Args:
+        catalog: The split's rows of the catalog.
+        tables: Status tables of its token shards.
+
+    Returns:
+        The table with exactly one row per catalog row, sorted by volume, with its shard, and a
+        summary: counts, reasons, tokens, digest of the indices' hashes.
+
+    Raises:
+        StoreError: A volume of the catalog is missing, or there twice, or its tokens are not in
+            the store that its table names.
+    """
+    frames = []
+    for path in tables:
+        frame = read_status(path)
+        for node in frame.loc[frame["status"] == "encoded", "node"]:
+            if not has_node(store_of(path), node):
+                raise StoreError(f"{store_of(path) / node}: gone; delete {path} and run again")
+        frames.append(frame.assign(shard=int(path.stem)))
+    table = pd.concat(frames).sort_values("volume").reset_index(drop=True)
+    wanted, found = sorted(catalog["volume"]), table["volume"].tolist()
+    if found != wanted:
+        odd = sorted(set(wanted) ^ set(found)) or [v for v in found if found.count(v) > 1]
+        raise StoreError(
+            f"the token tables hold {len(found)} rows, the catalog {len(wanted)}; they differ at "
+            f"{odd[0]}; delete the split's token tables and run again"
+        )
+    encoded = table[table["status"] == "encoded"]
+    digest = hashlib.sha256("\n".join(encoded["volume"] + " " + encoded["sha256"]).encode())
+    tokens = int(sum(int(np.prod(shape)) for shape in encoded["shape"]))
+    bits = sorted({int(b) for b in encoded["bits"]})
+    rejected = table[table["status"] == "rejected"]["reason"].value_counts()
+    summary = {
+        "volumes": len(table),
+        "encoded": len(encoded),
+        "rejected": {str(k): int(v) for k, v in sorted(rejected.items())},
+        "tokens": tokens,
+        "bits_per_token": bits[0] if len(bits) == 1 else bits,
+        "digest": digest.hexdigest(),
+    }
+    return table, summary
+
+
+def load_tokenizer(folder: Path, device: torch.device) -> Exported:
+    """Load a trained tokenizer onto a device.
+
+    Raises:
+        CheckpointError: It is missing, damaged, or not a tokenizer.
+    """
+    model = load_model(folder)
+    if not isinstance(model.spec, CausalTokenizerSpec):
+        raise CheckpointError(f"{folder}: a {model.spec.__class__.__name__}, not a tokenizer")
+    model.module.to(device)
+    return model

@@ -1,0 +1,141 @@
+"""How good a tokenizer's reconstructions and a transformer's samples are on held-out volumes."""
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ct3dlib.cohort.store import StoredVolume
+from ct3dlib.errors import StoreError
+from ct3dlib.inference.encode import recipe_of
+from ct3dlib.inference.reconstruct import hu_to_range, padding, reconstruct
+from ct3dlib.metrics.codebook import CodeUsage
+from ct3dlib.metrics.distribution import kernel_distance, ms_ssim_diversity
+from ct3dlib.metrics.reconstruction import hu_mae, mean_volume, psnr_db, seam_ratio, ssim
+from ct3dlib.models.exported import Exported
+from ct3dlib.progress import progress
+from ct3dlib.scan.geometry import canonical
+from ct3dlib.scan.nifti import read_nifti
+
+
+def evaluate_tokenizer(
+    tokenizer: Exported,
+    train: Sequence[StoredVolume],
+    valid: Sequence[StoredVolume],
+    *,
+    windows_per_batch: int,
+) -> dict[str, Any]:
+    """Return the reconstruction metrics of held-out volumes, each the mean over volumes.
+
+    `mean_volume_psnr_db` is what the voxelwise mean of the training volumes reaches: the
+    reconstruction of a model that has learnt nothing of the single volume; None where volumes
+    differ in shape.
+
+    Raises:
+        StoreError: No held-out volume is stored.
+    """
+    if not valid:
+        raise StoreError("no volume of the valid split is stored; see its status tables")
+    recipe = recipe_of(tokenizer)
+    window = recipe.window
+    model = tokenizer.module
+    usage = CodeUsage(2 ** int(model.quantizer.bits))
+    one_shape = len({v.shape for v in (*train, *valid)}) == 1 and bool(train)
+    mean = mean_volume((v.read() for v in train), window=window) if one_shape else None
+    volumes: list[dict[str, Any]] = []
+    for stored in progress(valid, name="reconstruction", unit="volume"):
+        original = stored.read()
+        out = reconstruct(
+            model,
+            original,
+            window=window,
+            value_range=recipe.range,
+            windows_per_batch=windows_per_batch,
+        )
+        usage.add(out.indices.cpu().numpy())
+        volumes.append(
+            {
+                "volume": stored.volume,
+                "psnr_db": psnr_db(original, out.hu, window=window),
+                "ssim": ssim(original, out.hu, window=window),
+                "hu_mae": hu_mae(original, out.hu, window=window),
+                "seam_ratio": seam_ratio(out.hu, stride=model.spec.downsampling[0]),
+                "mean_volume_psnr_db": None
+                if mean is None
+                else psnr_db(original, mean, window=window),
+            }
+        )
+    tissues = volumes[0]["hu_mae"]
+    return {
+        "psnr_db": _mean(v["psnr_db"] for v in volumes),
+        "ssim": _mean(v["ssim"] for v in volumes),
+        "hu_mae": _mean(v["hu_mae"]["all"] for v in volumes),
+        "hu_mae_by_tissue": {t: _mean(v["hu_mae"][t] for v in volumes) for t in tissues},
+        "seam_ratio": _mean(v["seam_ratio"] for v in volumes),
+        "mean_volume_psnr_db": _mean(v["mean_volume_psnr_db"] for v in volumes),
+        "code_usage": usage.usage,
+        "code_perplexity": usage.perplexity,
+        "n": len(volumes),
+        "volumes": volumes,
+    }
+
+
+def evaluate_samples(
+    tokenizer: Exported, samples: Sequence[NDArray[np.generic]], valid: Sequence[StoredVolume]
+) -> dict[str, Any]:
+    """Return how far samples are from held-out volumes, and from each other.
+
+    `kid` is the kernel distance on the tokenizer's own encoder features: mean and deviation of
+    each latent channel over the volume.
+
+    Args:
+        tokenizer: The tokenizer that decoded the samples.
+        samples: HU, D H W.
+        valid: Held-out volumes of the same recipe.
+    """
+    recipe = recipe_of(tokenizer)
+    real = torch.stack([latent_features(tokenizer, v.read()) for v in valid])
+    drawn = torch.stack([latent_features(tokenizer, s) for s in samples])
+    distance = kernel_distance(real, drawn, generator=torch.Generator().manual_seed(0))
+    stack = torch.from_numpy(np.stack(samples).astype(np.float32)).clamp(*recipe.window)
+    width = recipe.window[1] - recipe.window[0]
+    return {
+        "kid": distance.mean,
+        "kid_std": distance.std,
+        "ms_ssim_diversity": float(ms_ssim_diversity(stack - recipe.window[0], data_range=width)),
+        "label_balanced_accuracy": {},
+        "n": len(samples),
+        "n_real": len(valid),
+    }
+
+
+@torch.inference_mode()
+def latent_features(tokenizer: Exported, hu: NDArray[np.generic]) -> Float[Tensor, " F"]:
+    """Return mean and deviation of each latent channel of a volume."""
+    recipe = recipe_of(tokenizer)
+    model = tokenizer.module
+    pad = padding(hu.shape, model.spec.downsampling)
+    filled = np.pad(
+        np.asarray(hu, np.float32), [(0, n) for n in pad], constant_values=recipe.window[0]
+    )
+    device = next(model.parameters()).device
+    values = hu_to_range(torch.from_numpy(filled).to(device), recipe.window, recipe.range)
+    latents = model.encode_windowed(values[None, None])[0].flatten(1)  # C N
+    return torch.cat([latents.mean(1), latents.std(1)]).cpu()
+
+
+def read_samples(table: Path, files: Sequence[str]) -> list[NDArray[np.generic]]:
+    """Return the sampled volumes beside a table of samples, HU D H W."""
+    return [canonical(read_nifti(table.parent / name).volume).array for name in files]
+
+
+def _mean(values: Any) -> float | None:
+    """Return the mean of the values that are there."""
+    known = [float(v) for v in values if v is not None]
+    return statistics.fmean(known) if known else None

@@ -1,0 +1,255 @@
+"""Drawing grids of indices from a token transformer, a few positions more at every step.
+
+Chang et al., MaskGIT (arXiv:2202.04200, section 3.2): all masked positions are drawn in parallel,
+the most confident ones are kept, the rest is masked again.
+
+Letters: B samples, D H W the token grid, N = D x H x W tokens, G groups of an index, K classes of
+a group, L labels, S steps.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from ct3dlib.config import MaskSchedule, SamplesSpec, Shape
+from ct3dlib.models.maskgit import MaskGIT, join_groups
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """What is asked of each sample.
+
+    Args:
+        seeds: One per sample. A sample depends on its own seed and not on its neighbours.
+        labels: Multi-hot, B L.
+        label_present: False draws a sample without labels.
+    """
+
+    seeds: Sequence[int]
+    labels: Float[Tensor, "B L"]
+    label_present: Bool[Tensor, " B"]
+
+    def __post_init__(self) -> None:
+        if not len(self.seeds) == len(self.labels) == len(self.label_present):
+            raise ValueError(
+                f"a prompt has one seed, one row of labels and one presence per sample, not "
+                f"{len(self.seeds)}, {len(self.labels)} and {len(self.label_present)}"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """Indices that a sample must keep: inpainting, or a grid that grows window by window.
+
+    Args:
+        indices: B D H W, in [0, 2^bits) where `where` is True.
+        where: True at the positions to keep.
+    """
+
+    indices: Int[Tensor, "B D H W"]
+    where: Bool[Tensor, "B D H W"]
+
+
+def sample_seeds(seed: int, num_samples: int) -> list[int]:
+    """Return the seed of each sample: a function of (seed, number of the sample) alone."""
+    return [
+        int(np.random.SeedSequence((seed, number)).generate_state(1, np.uint64)[0])
+        for number in range(num_samples)
+    ]
+
+
+def masked_share(
+    schedule: MaskSchedule, progress: Float[Tensor, "*shape"]
+) -> Float[Tensor, "*shape"]:
+    """Return the share of positions that is masked after `progress` in [0, 1].
+
+    It falls from 1 to 0. In training, a uniform `progress` gives the law of the masked share.
+    """
+    match schedule:
+        case "cosine":
+            return torch.cos(progress * torch.pi / 2)
+        case "arccos":
+            return torch.acos(progress) * 2 / torch.pi
+        case "linear":
+            return 1 - progress
+        case "sqrt":
+            return torch.sqrt(1 - progress)
+        case "log2":
+            return torch.log2(2 - progress)
+
+
+def commit_counts(schedule: MaskSchedule, num_tokens: int, *, steps: int) -> list[int]:
+    """Return how many positions each step commits.
+
+    The counts add up to `num_tokens` and none is 0, so there are at most `num_tokens` steps.
+    """
+    steps = min(steps, num_tokens)
+    progress = torch.arange(1, steps + 1, dtype=torch.float64) / max(steps, 1)
+    # Rounding must not turn the whole number 3 into 2.999...
+    planned = (masked_share(schedule, progress) * num_tokens + 1e-9).floor().long().tolist()
+    counts, masked = [], num_tokens
+    for step, plan in enumerate(planned, start=1):
+        left = max(min(plan, masked - 1), steps - step)
+        counts.append(masked - left)
+        masked = left
+    return counts
+
+
+@torch.no_grad()
+def sample_indices(
+    model: MaskGIT,
+    prompt: Prompt,
+    *,
+    grid: Shape,
+    spec: SamplesSpec,
+    known: Known | None = None,
+) -> Int[Tensor, "B D H W"]:
+    """Draw one grid of indices per entry of the prompt.
+
+    Every step draws an index at each masked position, group by group, and commits those of the
+    highest log-probability + choice_temperature x (1 - progress) x Gumbel noise.
+
+    Args:
+        model: In evaluation mode; it runs on the device it is on.
+        prompt: Seeds and labels, one entry per sample.
+        grid: Tokens along (D, H, W).
+        spec: Steps, schedule, temperatures and guidance. Number and seed are in the prompt.
+        known: Indices to keep.
+
+    Raises:
+        ValueError: The model is in training mode, the prompt has another number of labels than
+            the model, or the known indices have another shape or codebook.
+    """
+    _check(model, prompt)
+    device = next(model.parameters()).device
+    indices, masked = _start(model, (len(prompt.seeds), *grid), known=known)  # B D H W
+    counts = _counts_per_sample(masked, spec).to(device)  # B S
+    generators = [torch.Generator().manual_seed(seed) for seed in prompt.seeds]
+    indices, masked = indices.to(device), masked.to(device)
+    for step in range(counts.shape[1]):
+        noise = _noise(generators, (*grid, model.spec.num_groups + 1)).to(device)
+        logits = _guided_logits(model, prompt, indices, masked=masked, weight=_weight(spec, step))
+        classes, confidence = _draw(logits / spec.temperature, noise[..., :-1])
+        gumbel = -torch.log(-torch.log(noise[..., -1]))
+        confidence += spec.choice_temperature * (1 - (step + 1) / spec.steps) * gumbel
+        committed = _most_confident(confidence, masked, counts[:, step])
+        drawn = join_groups(classes, bits_per_group=model.spec.bits_per_group)
+        indices = torch.where(committed, drawn, indices)
+        masked = masked & ~committed
+    return indices
+
+
+def _check(model: MaskGIT, prompt: Prompt) -> None:
+    if model.training:
+        raise ValueError(
+            "the model is in training mode and its dropout would disturb the samples; "
+            "call model.eval() first"
+        )
+    if prompt.labels.shape[1] != model.spec.num_labels:
+        raise ValueError(
+            f"the prompt has {prompt.labels.shape[1]} labels per sample, the model was trained "
+            f"with {model.spec.num_labels}"
+        )
+
+
+def _start(
+    model: MaskGIT, shape: tuple[int, int, int, int], *, known: Known | None
+) -> tuple[Int[Tensor, "B D H W"], Bool[Tensor, "B D H W"]]:
+    """Return the indices to begin with and where they are masked."""
+    if known is None:
+        return torch.zeros(shape, dtype=torch.int64), torch.ones(shape, dtype=torch.bool)
+    if known.indices.shape != shape or known.where.shape != shape:
+        raise ValueError(
+            f"the known indices have shape {tuple(known.indices.shape)}, known where "
+            f"{tuple(known.where.shape)}; samples and grid want {shape}"
+        )
+    kept = torch.where(known.where, known.indices, 0)
+    if kept.min() < 0 or kept.max() >= 2**model.spec.bits:
+        raise ValueError(
+            f"the known indices span {int(kept.min())} to {int(kept.max())}; the model's codebook "
+            f"ends at {2**model.spec.bits - 1}"
+        )
+    return kept, ~known.where
+
+
+def _counts_per_sample(masked: Bool[Tensor, "B D H W"], spec: SamplesSpec) -> Int[Tensor, "B S"]:
+    """Return the positions each sample commits at each step; samples that finish early commit 0."""
+    counts = [
+        commit_counts(spec.schedule, num_tokens, steps=spec.steps)
+        for num_tokens in masked.flatten(1).sum(1).tolist()
+    ]
+    num_steps = max(map(len, counts), default=0)
+    padded = [row + [0] * (num_steps - len(row)) for row in counts]
+    return torch.tensor(padded, dtype=torch.int64).view(len(counts), num_steps)
+
+
+def _noise(
+    generators: Sequence[torch.Generator], shape: tuple[int, ...]
+) -> Float[Tensor, "B *shape"]:
+    """Return uniform noise in (0, 1), each sample's from its own generator."""
+    noise = torch.stack([torch.rand(shape, generator=g) for g in generators])
+    return noise.clamp_min(torch.finfo(noise.dtype).tiny)
+
+
+def _weight(spec: SamplesSpec, step: int) -> float:
+    """Return the guidance of a step: a ramp from 0, since guidance harms while most is masked.
+
+    Chang et al., Muse (arXiv:2301.00704, section 2.7).
+    """
+    return spec.guidance * (step / (spec.steps - 1) if spec.steps > 1 else 1.0)
+
+
+def _guided_logits(
+    model: MaskGIT,
+    prompt: Prompt,
+    indices: Int[Tensor, "B D H W"],
+    *,
+    masked: Bool[Tensor, "B D H W"],
+    weight: float,
+) -> Float[Tensor, "B D H W G K"]:
+    """Return logits that lean away from those without labels, both out of one forward pass.
+
+    Classifier-free guidance: Ho and Salimans (arXiv:2207.12598, equation 6).
+    """
+    labels = prompt.labels.to(indices.device)
+    present = prompt.label_present.to(indices.device)
+    if weight == 0:
+        return model(indices, masked, labels=labels, label_present=present).float()
+    with_labels, without = (
+        model(
+            indices.repeat(2, 1, 1, 1),
+            masked.repeat(2, 1, 1, 1),
+            labels=labels.repeat(2, 1),
+            label_present=torch.cat((present, torch.zeros_like(present))),
+        )
+        .float()
+        .chunk(2)
+    )
+    return (1 + weight) * with_labels - weight * without
+
+
+def _draw(
+    logits: Float[Tensor, "B D H W G K"], noise: Float[Tensor, "B D H W G"]
+) -> tuple[Int[Tensor, "B D H W G"], Float[Tensor, "B D H W"]]:
+    """Return a class per group, by inverting the distribution function, and its log-probability."""
+    log_probabilities = logits.log_softmax(-1)
+    cumulative = log_probabilities.exp().cumsum(-1)
+    # Scaled by the last value, which rounding leaves beside 1; the product may round up to it.
+    at = noise.unsqueeze(-1) * cumulative[..., -1:]
+    classes = torch.searchsorted(cumulative, at, right=True).clamp_max(logits.shape[-1] - 1)
+    return classes.squeeze(-1), log_probabilities.gather(-1, classes).squeeze(-1).sum(-1)
+
+
+def _most_confident(
+    confidence: Float[Tensor, "B D H W"],
+    masked: Bool[Tensor, "B D H W"],
+    counts: Int[Tensor, " B"],
+) -> Bool[Tensor, "B D H W"]:
+    """Return True at the `counts` most confident masked positions of each sample."""
+    eligible = confidence.masked_fill(~masked, -torch.inf).flatten(1)  # B N
+    rank = eligible.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    return (rank < counts[:, None]).view_as(masked)

@@ -1,0 +1,1 @@
+"""What each training minimises: one module per training."""

@@ -1,0 +1,107 @@
+"""Training of the token transformer: fill in the masked indices.
+
+Letters: B items, D H W the token grid, N = D x H x W tokens, G groups of an index, K classes of a
+group, L labels.
+"""
+
+import math
+from collections.abc import Sequence
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from ct3dlib.config import MaskGITNetworkSpec, MaskSchedule, Shape, TransformerSpec
+from ct3dlib.inference.sampler import masked_share
+from ct3dlib.losses.masked import masked_cross_entropy
+from ct3dlib.models.maskgit import MaskGIT, split_groups
+from ct3dlib.training.draws import uniform
+from ct3dlib.training.objective import Batch, Metrics, Objective, masked_mean
+
+# Streams of an item's random draws.
+_SHARE, _ORDER, _LABELS = range(3)
+
+
+def draw_masked(
+    item_seed: Int[Tensor, " B"], grid: Shape, schedule: MaskSchedule
+) -> Bool[Tensor, "B D H W"]:
+    """Return where each item is masked: a share by the schedule's law, at least one position."""
+    num_tokens = math.prod(grid)
+    counts = _masked_counts(item_seed, num_tokens, schedule)
+    rank = uniform(item_seed, (num_tokens,), _ORDER).argsort(dim=1).argsort(dim=1)  # B N
+    return (rank < counts[:, None]).unflatten(1, grid)
+
+
+class MaskGITObjective(Objective):
+    """A token transformer and its loss.
+
+    A batch holds `indices` B D H W, `labels` B L and `label_present` B.
+    """
+
+    def __init__(self, spec: TransformerSpec, network: MaskGITNetworkSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.model = MaskGIT(network)
+
+    def loss(self, batch: Batch, turn: str) -> tuple[Tensor, Metrics]:
+        """Return the mean cross entropy of the masked indices, nats.
+
+        Metrics are means over the same positions: `bits_per_index`, the cross entropy without
+        smoothing, and `accuracy_group_{g}`, how often group g's likeliest class is right.
+        """
+        del turn
+        indices, network = batch["indices"], self.model.spec
+        _, d, h, w = indices.shape
+        masked = draw_masked(batch["item_seed"], (d, h, w), self.spec.mask_schedule)
+        logits = self.model(
+            indices,
+            masked,
+            labels=batch["labels"],
+            label_present=self._label_present(batch["item_seed"], batch["label_present"]),
+        )
+        classes = split_groups(
+            indices, num_groups=network.num_groups, bits_per_group=network.bits_per_group
+        )
+        entropies = masked_cross_entropy(
+            logits, classes, masked, label_smoothing=self.spec.label_smoothing
+        )
+        return masked_mean(entropies, masked), _metrics(logits.detach(), classes, masked)
+
+    def weight(self, batch: Batch, turn: str) -> Tensor:
+        """Return the number of masked positions."""
+        del turn
+        num_tokens = batch["indices"][0].numel()
+        return _masked_counts(batch["item_seed"], num_tokens, self.spec.mask_schedule).float().sum()
+
+    def blocks(self) -> Sequence[nn.Module]:
+        """Return the transformer's blocks."""
+        return list(self.model.blocks)
+
+    def _label_present(
+        self, item_seed: Int[Tensor, " B"], label_present: Bool[Tensor, " B"]
+    ) -> Bool[Tensor, " B"]:
+        """Return which items show their labels: in training some lose them, for guidance."""
+        if not self.training:
+            return label_present
+        draws = uniform(item_seed, (1,), _LABELS).squeeze(1)
+        return label_present & (draws >= self.spec.label_dropout)
+
+
+def _masked_counts(
+    item_seed: Int[Tensor, " B"], num_tokens: int, schedule: MaskSchedule
+) -> Int[Tensor, " B"]:
+    share = masked_share(schedule, uniform(item_seed, (1,), _SHARE).squeeze(1))
+    return (share * num_tokens).ceil().long().clamp(1, num_tokens)
+
+
+def _metrics(
+    logits: Float[Tensor, "B D H W G K"],
+    classes: Int[Tensor, "B D H W G"],
+    masked: Bool[Tensor, "B D H W"],
+) -> Metrics:
+    bits = masked_cross_entropy(logits, classes, masked) / math.log(2)
+    right = (logits.argmax(-1) == classes).float()
+    accuracies = {
+        f"accuracy_group_{group}": masked_mean(right[..., group], masked)
+        for group in range(right.shape[-1])
+    }
+    return {"bits_per_index": masked_mean(bits, masked), **accuracies}

@@ -1,0 +1,141 @@
+"""Body, airway, lungs and lobes on the working grid: air inside the body, by place and size."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from ct3dlib.regions.morphology import (
+    Mask,
+    closing,
+    components,
+    dilate,
+    distance_to,
+    erode,
+    fill_slices,
+    largest,
+    opening,
+)
+from ct3dlib.regions.working_grid import Scan
+
+SOFT_HU = -300.0  # halfway between air and skin
+LUNG_HU = -400.0  # halfway between lung and soft tissue
+AIRWAY_HU = (-700.0, -775.0, -825.0, -875.0, -915.0, -950.0)
+AIRWAY_ML = (4.0, 110.0)
+LUNG_ML = 150.0
+GAS_HU = -975.0  # bowel gas; lung is never so empty in the middle
+
+
+@dataclass(frozen=True, eq=False)
+class Lungs:
+    """Both lungs, vessels filled in; a lung that was not found has no voxel."""
+
+    right: Mask
+    left: Mask
+
+    @property
+    def both(self) -> Mask:
+        """Right and left together."""
+        return self.right | self.left
+
+
+def find_body(scan: Scan) -> Mask:
+    """Return the patient without the table, air inside included."""
+    solid = opening(scan.hu > SOFT_HU, 6, scan.spacing)
+    return fill_slices(largest(solid, scan.voxels(50)))
+
+
+def find_airway(scan: Scan, body: Mask) -> Mask:
+    """Return trachea and central bronchi.
+
+    The seed is the uppermost small round gas area near the midline. It grows through gas below
+    a threshold, tightened until the tree no longer leaks into the lungs.
+    """
+    for seed in _tracheas(scan, body):
+        for threshold in AIRWAY_HU:
+            gas = (scan.hu < threshold) & body
+            tree = ndimage.binary_propagation(seed & gas, mask=gas)
+            ml = tree.sum() / scan.voxels(1)
+            height = np.ptp(np.nonzero(tree)[0]) * scan.spacing[0] if tree.any() else 0
+            if ml < AIRWAY_ML[0] or height < 40:
+                break
+            if ml < AIRWAY_ML[1]:
+                rim = dilate(tree, 1.1 * scan.voxel, scan.spacing)
+                return tree | (rim & (scan.hu < -500) & body)
+    return scan.empty
+
+
+def _tracheas(scan: Scan, body: Mask) -> list[Mask]:
+    """Return candidate cross-sections of the trachea, the uppermost first."""
+    cell = scan.spacing[1] * scan.spacing[2]
+    columns = np.nonzero(body)[2]
+    middle = columns.mean() if len(columns) else 0
+    candidates = []
+    top = len(body) - 1
+    for d in range(top, max(top - round(120 / scan.spacing[0]), -1), -1):
+        labels, number = ndimage.label((scan.hu[d] < AIRWAY_HU[0]) & body[d])
+        for i in range(1, number + 1):
+            spot = labels == i
+            rows, cols = np.nonzero(spot)
+            area = len(rows) * cell
+            box = (np.ptp(rows) + 1) * (np.ptp(cols) + 1) * cell
+            off = abs(cols.mean() - middle) * scan.spacing[2]
+            if 50 < area < 700 and off < 35 and area > 0.5 * box:
+                seed = scan.empty
+                seed[d] = spot
+                candidates.append(seed)
+        if len(candidates) >= 8:
+            break
+    return candidates
+
+
+def find_lungs(scan: Scan, body: Mask, airway: Mask) -> Lungs:
+    """Return both lungs: the largest air spaces in the body that are not airway or bowel gas."""
+    air = (scan.hu < LUNG_HU) & body & ~dilate(airway, 1.1 * scan.voxel, scan.spacing)
+    parts = [
+        part
+        for part in components(air, scan.voxels(LUNG_ML))[:4]
+        if np.median(scan.hu[erode(part, 1.1 * scan.voxel, scan.spacing)]) > GAS_HU
+    ][:2]
+    if len(parts) == 1:
+        parts = _split(parts[0], scan)
+    middle = float(np.nonzero(body)[2].mean()) if body.any() else 0.0
+    sides = [np.nonzero(part)[2].mean() for part in parts]
+    if len(parts) == 2:
+        right, left = (parts[i] for i in np.argsort(sides))
+    elif len(parts) == 1:
+        lung = parts[0]
+        right, left = (lung, scan.empty) if sides[0] < middle else (scan.empty, lung)
+    else:
+        return Lungs(scan.empty, scan.empty)
+    right, left = (
+        fill_slices(closing(lung, 9, scan.spacing)) & body & ~airway for lung in (right, left)
+    )
+    return Lungs(right, left & ~right)
+
+
+def _split(fused: Mask, scan: Scan) -> list[Mask]:
+    """Return two lungs that touch, cut where an erosion first parts them; else the one lung."""
+    for radius in (3, 5, 8, 11, 14):
+        cores = components(erode(fused, radius, scan.spacing), scan.voxels(LUNG_ML / 3))[:2]
+        if len(cores) == 2:
+            near = distance_to(cores[0], scan.spacing) <= distance_to(cores[1], scan.spacing)
+            return [fused & near, fused & ~near]
+    return [fused]
+
+
+def split_lobes(lung: Mask, scan: Scan, *, middle: bool) -> tuple[Mask, Mask, Mask]:
+    """Return upper, middle and lower lobe of a lung by planes in its bounding box.
+
+    The oblique fissure falls from behind and above to the front and below, the horizontal one
+    of the right lung runs level: the mean course in an adult, not the patient's own.
+    """
+    if not lung.any():
+        return scan.empty, scan.empty, scan.empty
+    rows, cols = np.nonzero(lung)[:2]
+    depth, height = np.ogrid[: lung.shape[0], : lung.shape[1]]
+    up = (depth - rows.min()) / max(int(np.ptp(rows)), 1)  # 0 base, 1 apex
+    back = (height - cols.min()) / max(int(np.ptp(cols)), 1)  # 0 front, 1 back
+    low = (up < 0.06 + 0.78 * back)[:, :, None]
+    level = (up < 0.52)[:, :, None] & middle
+    return lung & ~low & ~level, lung & ~low & level, lung & low

@@ -1,0 +1,110 @@
+"""Binary morphology in mm on a working grid, axes D H W."""
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+from scipy import ndimage
+
+Mask = NDArray[np.bool_]
+Spacing = tuple[float, float, float]
+
+FACES = ndimage.generate_binary_structure(3, 1)
+
+
+def distance_to(mask: Mask, spacing: Spacing) -> NDArray[np.float32]:
+    """Return the distance of every voxel to the nearest voxel of the mask, mm; inf if empty.
+
+    Maurer, Qi and Raghavan 2003, linear time.
+    """
+    if not mask.any():
+        return np.full(mask.shape, np.inf, np.float32)
+    picture = sitk.GetImageFromArray(mask.astype(np.uint8))
+    picture.SetSpacing(spacing[::-1])
+    distance = sitk.SignedMaurerDistanceMap(picture, squaredDistance=False, useImageSpacing=True)
+    return np.maximum(sitk.GetArrayFromImage(distance), 0)
+
+
+def dilate(mask: Mask, radius: float, spacing: Spacing) -> Mask:
+    """Return all voxels within `radius` mm of the mask."""
+    return distance_to(mask, spacing) <= radius
+
+
+def erode(mask: Mask, radius: float, spacing: Spacing) -> Mask:
+    """Return the mask's voxels farther than `radius` mm from its outside.
+
+    What lies beyond the volume does not count as outside: a cut organ keeps its cut face.
+    """
+    return distance_to(~mask, spacing) > radius
+
+
+def opening(mask: Mask, radius: float, spacing: Spacing) -> Mask:
+    """Return the parts of the mask that a ball of `radius` mm fits into."""
+    return mask & dilate(erode(mask, radius, spacing), radius, spacing)
+
+
+def closing(mask: Mask, radius: float, spacing: Spacing) -> Mask:
+    """Return the mask with gaps filled that a ball of `radius` mm does not fit into."""
+    return mask | erode(dilate(mask, radius, spacing), radius, spacing)
+
+
+def components(mask: Mask, smallest: int = 1) -> list[Mask]:
+    """Return the face-connected components of at least `smallest` voxels, largest first."""
+    labels, _ = ndimage.label(mask, FACES)
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    order = np.argsort(-sizes, kind="stable")
+    return [labels == i for i in order if sizes[i] >= max(smallest, 1)]
+
+
+def largest(mask: Mask, smallest: int = 1) -> Mask:
+    """Return the largest component; all False where none has `smallest` voxels."""
+    labels, _ = ndimage.label(mask, FACES)
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    winner = int(sizes.argmax())
+    return (labels == winner) if sizes[winner] >= max(smallest, 1) else np.zeros_like(mask)
+
+
+def fill_slices(mask: Mask) -> Mask:
+    """Return the mask with the holes of every axial slice filled."""
+    return np.stack([ndimage.binary_fill_holes(plane) for plane in mask])
+
+
+def hull_slices(mask: Mask) -> Mask:
+    """Return the convex hull of every axial slice.
+
+    A point is inside when, for each of 64 directions, it lies no farther than the mask's
+    farthest voxel: exact up to the corners between directions, and without a triangulation.
+    """
+    hull = np.zeros_like(mask)
+    angles = np.arange(64) * (2 * np.pi / 64)
+    normals = np.stack([np.sin(angles), np.cos(angles)])  # 2 N
+    rows, columns = np.indices(mask.shape[1:])
+    grid = np.stack([rows, columns], axis=-1)  # H W 2
+    for plane, out in zip(mask, hull, strict=True):
+        points = np.argwhere(plane)
+        if len(points):
+            reach = (points @ normals).max(axis=0)
+            low, high = points.min(axis=0), points.max(axis=0) + 1
+            box = slice(low[0], high[0]), slice(low[1], high[1])
+            out[box] = (grid[box] @ normals <= reach + 1e-6).all(axis=-1)
+    return hull
+
+
+def track(score: NDArray[np.float32], step: int) -> NDArray[np.int64]:
+    """Return the path through all slices of the largest summed score, D 2 (row, column).
+
+    Between slices the path moves at most `step` voxels in row and in column: dynamic
+    programming (Viterbi), so one bad slice does not lead it astray.
+    """
+    total = np.array(score, dtype=np.float64)
+    size = 2 * step + 1
+    for d in range(1, len(total)):
+        total[d] += ndimage.maximum_filter(total[d - 1], size, mode="nearest")
+    path = np.zeros((len(total), 2), np.int64)
+    path[-1] = np.unravel_index(total[-1].argmax(), total[-1].shape)
+    for d in range(len(total) - 2, -1, -1):
+        low = np.maximum(path[d + 1] - step, 0)
+        window = total[d, low[0] : path[d + 1, 0] + step + 1, low[1] : path[d + 1, 1] + step + 1]
+        path[d] = low + np.unravel_index(window.argmax(), window.shape)
+    return path

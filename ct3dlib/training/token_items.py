@@ -1,0 +1,88 @@
+"""Encoded volumes as training items of the token transformer."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from ct3dlib.cohort.labels import LABELS
+from ct3dlib.cohort.store import StoredArray, read_status, records
+from ct3dlib.config import Shape
+from ct3dlib.errors import StoreError
+from ct3dlib.inference.encode import read_indices
+from ct3dlib.training.loader import Items
+
+
+class TokenItems(Items):
+    """Token indices of encoded volumes with the labels of their catalog rows.
+
+    An item holds `indices` (d h w, int64), `labels` (18, 0 or 1) and `label_present` (bool: the
+    catalog has labels for it). All items share one grid.
+
+    Args:
+        tables: Joined token tables of splits, `tokens/{split}.parquet`.
+        catalog: The catalog, which holds the labels.
+
+    Raises:
+        StoreError: The grids of the volumes differ.
+    """
+
+    def __init__(self, tables: Sequence[Path], catalog: pd.DataFrame) -> None:
+        labels = {row["volume"]: row["labels"] for row in records(catalog[["volume", "labels"]])}
+        self._arrays: list[StoredArray] = []
+        self._labels: list[list[int] | None] = []
+        grids: dict[Shape, str] = {}
+        for table in tables:
+            for row in records(read_status(table)):
+                if row["status"] != "encoded":
+                    continue
+                store = table.with_suffix("") / f"{row['shard']:04d}.zarr"
+                self._arrays.append(StoredArray(store, row["node"]))
+                self._labels.append(labels[row["volume"]])
+                depth, height, width = row["shape"]
+                grids.setdefault((depth, height, width), row["volume"])
+        if len(grids) > 1:
+            (one, a), (other, b) = list(grids.items())[:2]
+            raise StoreError(
+                f"token grids differ: {a} has {one}, {b} has {other}; give the tokenizer's recipe "
+                f"a `shape`, so that every volume has the same"
+            )
+        self._grid = next(iter(grids), None)
+
+    def __len__(self) -> int:
+        """Return the number of encoded volumes."""
+        return len(self._arrays)
+
+    @property
+    def grid(self) -> Shape:
+        """Tokens along (D, H, W).
+
+        Raises:
+            StoreError: No volume is encoded.
+        """
+        if self._grid is None:
+            raise StoreError("no volume of these splits is encoded; see their token tables")
+        return self._grid
+
+    @property
+    def labelled(self) -> bool:
+        """Whether any item has labels."""
+        return any(labels is not None for labels in self._labels)
+
+    @property
+    def first(self) -> StoredArray:
+        """The first volume's tokens, whose attributes describe the grid of all."""
+        return self._arrays[0]
+
+    def item(self, index: int, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Return one volume's indices and labels; nothing is drawn."""
+        del rng
+        labels = self._labels[index]
+        return {
+            "indices": torch.from_numpy(read_indices(self._arrays[index])),
+            "labels": torch.tensor(labels or [0] * len(LABELS), dtype=torch.float32),
+            "label_present": torch.tensor(labels is not None),
+        }

@@ -1,0 +1,101 @@
+"""What every rule uses: the checked config, wildcards, params functions, one run at a time.
+
+One pip environment serves all rules, so none names a conda environment.
+"""
+
+import fcntl
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from ct3dlib.config import SPLITS, load_config
+from ct3dlib.fingerprint import fingerprint
+
+CONFIG = load_config(config)
+RAW_ROOT = CONFIG.raw_root
+DATASET = CONFIG.catalog.dataset
+PYTHON = sys.executable
+
+
+wildcard_constraints:
+    split="|".join(SPLITS),
+    shard=r"\d{4}",
+    recipe="|".join(CONFIG.recipes),
+    tokenizer="|".join(CONFIG.tokenizers),
+
+
+def spec(path):
+    """Return a params function giving a section of the config, defaults included, as JSON.
+
+    Wildcards in `path` are filled in: spec("recipes.{recipe}").
+    """
+
+    def section(wildcards):
+        value = CONFIG
+        for name in path.format(**wildcards).split("."):
+            value = value[name] if isinstance(value, dict) else getattr(value, name)
+        return value.model_dump_json()
+
+    return section
+
+
+def shards(split):
+    """Return the shard names of a split, known from the config alone."""
+    return [f"{i:04d}" for i in range(CONFIG.catalog.shards[split])]
+
+
+def status_tables(pattern, splits):
+    """Return a params-free list of every shard's status table of some splits."""
+    return [pattern.format(split=s, shard=shard) for s in splits for shard in shards(s)]
+
+
+def launch(training):
+    """Return what starts a training: Python, or torchrun for more than one GPU."""
+    if training.devices == 1:
+        return PYTHON
+    return f"{PYTHON} -m torch.distributed.run --standalone --nproc_per_node {training.devices}"
+
+
+def gpus(training):
+    """Return how many GPUs a training asks for."""
+    return 0 if training.device in ("cpu", "mps") else training.devices
+
+
+def by_attempt(amount):
+    """Return a resource that grows with every retry."""
+
+    def resource(wildcards, attempt):
+        return amount * attempt
+
+    return resource
+
+
+def claim_directory():
+    """Hold this working directory until the process dies, and clear the locks of a dead run.
+
+    Steps watch the process that CT3D_PARENT names and die with it, so after a SIGKILL nothing of
+    the old run writes any more and Snakemake's lock files are stale. On a cluster jobs outlive
+    their submitter: there the locks stay until a person has cancelled them (docs/cluster.md).
+    """
+    job = os.environ.get("SLURM_JOB_ID", "")
+    if (
+        os.environ.get("CT3D_PARENT", "").partition(":")[0] != job
+        or workflow.is_main_process
+    ):
+        os.environ["CT3D_PARENT"] = f"{job}:{os.getpid()}"
+    on_cluster = workflow.resource_settings.nodes is not None or job
+    if not workflow.is_main_process or on_cluster:
+        return None
+    state = Path(".snakemake")
+    state.mkdir(exist_ok=True)
+    claim = (state / "ct3d.lock").open("w")
+    try:
+        fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return None
+    shutil.rmtree(state / "locks", ignore_errors=True)
+    return claim
+
+
+CLAIM = claim_directory()

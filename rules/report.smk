@@ -1,0 +1,39 @@
+rule report:
+    input:
+        catalog=f"data/catalog/{DATASET}.parquet",
+        volumes=status_tables(
+            f"data/volumes/{TOKEN_RECIPE}/{{split}}/{{shard}}.parquet", SPLITS
+        ),
+        regions=status_tables(
+            f"data/regions/{CONFIG.regions.recipe}/{{split}}/{{shard}}.parquet",
+            ["valid"],
+        ),
+        models=[
+            f"models/{name}/model.safetensors"
+            for name in (*CONFIG.tokenizers, "transformer")
+        ],
+        tokens=[f"tokens/{split}.parquet" for split in SPLITS],
+        samples="samples/samples.csv",
+        metrics=[
+            "metrics/reconstruction.json",
+            "metrics/generation.json",
+            *(["metrics/regions.json"] if CONFIG.phantom is not None else []),
+        ],
+    output:
+        report="results/report.html",
+    log:
+        "logs/report.log",
+    benchmark:
+        "logs/benchmark/report.tsv"
+    threads: 2
+    resources:
+        mem_mb=by_attempt(4000),
+        runtime=by_attempt(60),
+    params:
+        spec=spec("report"),
+        code=fingerprint("ct3dlib.report"),
+    shell:
+        "{PYTHON} -m workflow_scripts.make_report --spec {params.spec:q} --catalog {input.catalog}"
+        " --volumes {input.volumes} --regions {input.regions} --tokens {input.tokens}"
+        " --tokenizer models/{TOKENIZER} --samples {input.samples} --metrics {input.metrics}"
+        " --runs runs --report {output.report} > {log} 2>&1"

@@ -1,0 +1,92 @@
+def tokenizer_volumes(split):
+    """Return an input function: the status tables of the volumes that a tokenizer reads."""
+
+    def tables(wildcards):
+        recipe = CONFIG.tokenizers[wildcards.tokenizer].recipe
+        return status_tables(
+            f"data/volumes/{recipe}/{{split}}/{{shard}}.parquet", [split]
+        )
+
+    return tables
+
+
+def tokenizer_recipe(wildcards):
+    """Return the recipe of a tokenizer's volumes as JSON."""
+    return CONFIG.recipes[
+        CONFIG.tokenizers[wildcards.tokenizer].recipe
+    ].model_dump_json()
+
+
+def tokenizer_launch(wildcards):
+    """Return what starts a tokenizer's training."""
+    return launch(CONFIG.tokenizers[wildcards.tokenizer])
+
+
+def tokenizer_gpus(wildcards):
+    """Return how many GPUs a tokenizer's training asks for."""
+    return gpus(CONFIG.tokenizers[wildcards.tokenizer])
+
+
+rule tokenizer:
+    input:
+        train=tokenizer_volumes("train"),
+        tune=tokenizer_volumes("tune"),
+    output:
+        model="models/{tokenizer}/model.safetensors",
+        spec="models/{tokenizer}/spec.json",
+    log:
+        "logs/tokenizer/{tokenizer}.log",
+    benchmark:
+        "logs/benchmark/tokenizer/{tokenizer}.tsv"
+    threads: 2
+    resources:
+        gpu=tokenizer_gpus,
+        mem_mb=by_attempt(8000),
+        runtime=by_attempt(1440),
+    params:
+        spec=spec("tokenizers.{tokenizer}"),
+        recipe=tokenizer_recipe,
+        code=fingerprint("ct3dlib.training.loop", "ct3dlib.objectives.tokenizer"),
+        launch=tokenizer_launch,
+    shell:
+        "{params.launch} -m workflow_scripts.train_tokenizer --spec {params.spec:q}"
+        " --recipe {params.recipe:q} --train {input.train} --tune {input.tune}"
+        " --run runs/{wildcards.tokenizer} --model models/{wildcards.tokenizer} > {log} 2>&1"
+
+
+rule evaluate_tokenizer:
+    input:
+        model="models/{tokenizer}/model.safetensors",
+        spec="models/{tokenizer}/spec.json",
+        train=tokenizer_volumes("train"),
+        valid=tokenizer_volumes("valid"),
+    output:
+        metrics="metrics/reconstruction/{tokenizer}.json",
+    log:
+        "logs/evaluate_tokenizer/{tokenizer}.log",
+    benchmark:
+        "logs/benchmark/evaluate_tokenizer/{tokenizer}.tsv"
+    threads: 2
+    resources:
+        gpu=tokenizer_gpus,
+        mem_mb=by_attempt(8000),
+        runtime=by_attempt(240),
+    params:
+        spec=spec("tokens"),
+        code=fingerprint("ct3dlib.inference.evaluate"),
+    shell:
+        "{PYTHON} -m workflow_scripts.evaluate_tokenizer --spec {params.spec:q}"
+        " --model models/{wildcards.tokenizer} --train {input.train} --valid {input.valid}"
+        " --metrics {output.metrics} > {log} 2>&1"
+
+
+rule reconstruction_metrics:
+    input:
+        expand("metrics/reconstruction/{tokenizer}.json", tokenizer=CONFIG.tokenizers),
+    output:
+        "metrics/reconstruction.json",
+    log:
+        "logs/reconstruction_metrics.log",
+    localrule: True
+    shell:
+        "{PYTHON} -m workflow_scripts.join_metrics --parts {input} --metrics {output} > {log} 2>&1"

@@ -1,0 +1,44 @@
+"""A volume that kills its reader is found after two deaths."""
+
+import pytest
+
+from ct3dlib.cohort.attempts import Attempts
+from ct3dlib.errors import VolumeError
+
+
+def die(path, volume):
+    """Leave the file as a process does that is killed inside the guard."""
+    guard = Attempts(path).guard(volume)
+    guard.__enter__()
+
+
+def test_two_deaths_at_a_volume_reject_it(tmp_path):
+    path = tmp_path / "a.json"
+    die(path, "v")
+    with Attempts(path).guard("other"):
+        pass
+    die(path, "v")
+    with (
+        pytest.raises(VolumeError, match=r"died 2 times.*delete .*a\.json") as error,
+        Attempts(path).guard("v"),
+    ):
+        pass
+    assert error.value.reason == "READER_CRASHED"
+
+
+def test_success_and_plain_errors_leave_nothing(tmp_path):
+    path = tmp_path / "a.json"
+    attempts = Attempts(path)
+    with attempts.guard("v"):
+        assert path.exists()
+    with pytest.raises(VolumeError), attempts.guard("v"):
+        raise VolumeError("NAN_VOXELS", "v: NaN")
+    assert not path.exists()
+
+
+def test_a_damaged_file_starts_anew(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text("{")
+    with Attempts(path).guard("v"):
+        pass
+    assert not path.exists()

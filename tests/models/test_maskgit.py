@@ -1,0 +1,135 @@
+import pytest
+import torch
+
+from ct3dlib.config import MaskGITNetworkSpec
+from ct3dlib.models.maskgit import MaskGIT, join_groups, split_groups
+
+SPEC = MaskGITNetworkSpec(
+    hidden_size=24, num_layers=2, num_heads=2, dropout=0.0, bits_per_group=3, bits=6, num_labels=4
+)
+
+
+def _awake(spec: MaskGITNetworkSpec = SPEC) -> MaskGIT:
+    """Return a model whose blocks are no identities."""
+    torch.manual_seed(0)
+    model = MaskGIT(spec).eval()
+    for block in model.blocks:
+        torch.nn.init.normal_(block.modulation.weight, std=0.2)
+    return model
+
+
+def _inputs(shape=(2, 2, 3, 4)) -> dict[str, torch.Tensor]:
+    torch.manual_seed(1)
+    return {
+        "indices": torch.randint(0, 64, shape),
+        "masked": torch.rand(shape) < 0.5,
+        "labels": torch.rand(shape[0], 4).round(),
+        "label_present": torch.ones(shape[0], dtype=torch.bool),
+    }
+
+
+def test_group_0_holds_the_most_significant_bits():
+    classes = split_groups(torch.tensor([0b101_011]), num_groups=2, bits_per_group=3)
+    assert classes.tolist() == [[0b101, 0b011]]
+
+
+@pytest.mark.parametrize(("num_groups", "bits_per_group"), [(1, 6), (2, 9), (3, 4), (7, 8)])
+def test_join_inverts_split(num_groups, bits_per_group):
+    bits = num_groups * bits_per_group
+    indices = torch.tensor([0, 1, 2**bits - 1, 2 ** (bits - 1), 2**bits // 3])
+    classes = split_groups(indices, num_groups=num_groups, bits_per_group=bits_per_group)
+    assert classes.max() == 2**bits_per_group - 1
+    assert torch.equal(join_groups(classes, bits_per_group=bits_per_group), indices)
+
+
+@torch.no_grad()
+def test_any_grid_gives_a_logit_per_group_and_class():
+    model = _awake()
+    for grid in ((2, 3, 4), (4, 4, 4), (1, 1, 1)):
+        assert model(**_inputs((2, *grid))).shape == (2, *grid, 2, 8)
+
+
+@torch.no_grad()
+def test_masked_positions_hide_their_index():
+    model, inputs = _awake(), _inputs()
+    before = model(**inputs)
+    hidden = torch.where(inputs["masked"], 63 - inputs["indices"], inputs["indices"])
+    assert torch.equal(model(**{**inputs, "indices": hidden}), before)
+    shown = torch.where(inputs["masked"], inputs["indices"], 63 - inputs["indices"])
+    assert not torch.allclose(model(**{**inputs, "indices": shown}), before)
+
+
+@torch.no_grad()
+def test_every_bit_group_of_an_index_is_seen():
+    model, inputs = _awake(), _inputs()
+    inputs["masked"][:, 0, 0, 0] = False
+    before = model(**inputs)
+    for bit in (0, 5):
+        changed = inputs["indices"].clone()
+        changed[:, 0, 0, 0] ^= 1 << bit
+        after = model(**{**inputs, "indices": changed})
+        assert (after - before)[:, 1].abs().max() > 1e-4
+
+
+@torch.no_grad()
+def test_a_grid_that_is_all_masked_still_knows_its_positions():
+    model, inputs = _awake(), _inputs()
+    logits = model(**{**inputs, "masked": torch.ones_like(inputs["masked"])}).flatten(1, 3)
+    distances = torch.cdist(logits[0].flatten(1), logits[0].flatten(1))
+    assert distances.fill_diagonal_(1).min() > 1e-2
+
+
+@torch.no_grad()
+def test_axes_are_told_apart():
+    model, inputs = _awake(), _inputs((1, 3, 3, 3))
+    turned = {k: v.transpose(1, 3) if v.ndim == 4 else v for k, v in inputs.items()}
+    assert not torch.allclose(model(**turned).transpose(1, 3), model(**inputs), atol=1e-3)
+
+
+@torch.no_grad()
+def test_labels_steer_only_where_they_are_present():
+    model, inputs = _awake(), _inputs()
+    other = {**inputs, "labels": 1 - inputs["labels"]}
+    assert not torch.allclose(model(**inputs), model(**other), atol=1e-4)
+    absent = {"label_present": torch.tensor([True, False])}
+    before, after = model(**{**inputs, **absent}), model(**{**other, **absent})
+    assert not torch.allclose(before[0], after[0], atol=1e-4)
+    assert torch.equal(before[1], after[1])
+    unknown = inputs["labels"].clone()
+    unknown[1] = torch.nan
+    assert torch.equal(model(**{**inputs, **absent, "labels": unknown})[1], before[1])
+
+
+@torch.no_grad()
+def test_no_findings_differs_from_no_labels():
+    model, inputs = _awake(), _inputs()
+    healthy = {**inputs, "labels": torch.zeros(2, 4)}
+    unlabelled = {**healthy, "label_present": torch.zeros(2, dtype=torch.bool)}
+    assert not torch.allclose(model(**healthy), model(**unlabelled), atol=1e-4)
+
+
+@torch.no_grad()
+def test_items_do_not_see_each_other():
+    model, inputs = _awake(), _inputs()
+    alone = model(**{k: v[1:] for k, v in inputs.items()})
+    torch.testing.assert_close(model(**inputs)[1:], alone)
+
+
+def test_gradients_reach_every_parameter():
+    model, inputs = _awake().train(), _inputs()
+    inputs["label_present"][0] = False
+    model(**inputs).square().mean().backward()
+    silent = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    assert silent == []
+
+
+@torch.no_grad()
+def test_a_model_without_labels_takes_an_empty_row():
+    model = _awake(MaskGITNetworkSpec(**{**SPEC.model_dump(), "num_labels": 0}))
+    logits = model(**{**_inputs(), "labels": torch.zeros(2, 0)})
+    assert logits.isfinite().all()
+
+
+def test_bits_must_split_into_whole_groups():
+    with pytest.raises(ValueError, match=r"bits_per_group \(4\) must divide the index's 6 bits"):
+        MaskGITNetworkSpec(bits=6, bits_per_group=4, num_labels=0)

@@ -1,0 +1,71 @@
+import math
+
+import pytest
+import torch
+
+from ct3dlib.nn.position import grid_positions, rotary_angles, rotate, sincos_3d
+
+CPU = torch.device("cpu")
+
+
+def test_grid_positions_run_along_w_first():
+    positions = grid_positions((2, 3, 4), CPU)
+    assert positions.shape == (24, 3)
+    assert positions[1].tolist() == [0, 0, 1]
+    assert positions[4].tolist() == [0, 1, 0]
+    assert positions[23].tolist() == [1, 2, 3]
+
+
+def test_grid_positions_of_one_token_per_axis():
+    assert grid_positions((1, 1, 1), CPU).tolist() == [[0, 0, 0]]
+
+
+def test_sincos_of_six_channels_by_hand():
+    rows = sincos_3d(torch.tensor([[1.0, 2.0, 3.0]]), 7)
+    waves = [f(x) for x in (1, 2, 3) for f in (math.sin, math.cos)]
+    torch.testing.assert_close(rows, torch.tensor([[*waves, 0.0]]))
+
+
+def test_sincos_rows_are_bounded_and_unique():
+    rows = sincos_3d(grid_positions((5, 6, 30), CPU), 48)
+    assert rows.abs().max() <= 1
+    distances = torch.cdist(rows, rows).fill_diagonal_(1.0)
+    assert distances.min() > 0.1
+
+
+def test_sincos_needs_six_channels():
+    with pytest.raises(ValueError, match="at least 6 channels, not 4"):
+        sincos_3d(torch.zeros(1, 3), 4)
+
+
+@pytest.mark.parametrize("head_size", [4, 7])
+def test_rotary_angles_refuse_a_head_they_cannot_turn(head_size):
+    with pytest.raises(ValueError, match=f"even head of at least 6 channels, not {head_size}"):
+        rotary_angles(torch.zeros(1, 3), head_size)
+
+
+def test_rotary_angles_give_each_axis_a_third_and_leave_the_rest():
+    angles = rotary_angles(torch.tensor([[1.0, 2.0, 3.0]]), 16)
+    # two pairs per axis at frequencies 1 and 1/10, two pairs that stay
+    expected = torch.tensor([[1, 0.1, 2, 0.2, 3, 0.3, 0, 0]])
+    torch.testing.assert_close(angles, expected)
+
+
+def test_rotate_is_multiplication_by_complex_numbers():
+    heads = torch.randn(2, 3, 5, 12)
+    angles = torch.randn(5, 6)
+    oracle = torch.complex(*heads.chunk(2, dim=-1)) * torch.exp(1j * angles)
+    expected = torch.cat((oracle.real, oracle.imag), dim=-1)
+    torch.testing.assert_close(rotate(heads, angles), expected)
+
+
+def test_rotated_products_depend_on_the_offset_only():
+    query, key = torch.randn(2, 1, 1, 1, 12, dtype=torch.float64)
+    at = torch.tensor([[1.0, 2.0, 3.0], [2.0, 5.0, 4.0]])
+    products = []
+    for shift in (torch.zeros(3), torch.tensor([4.0, -1.0, 7.0])):
+        angles = rotary_angles(at + shift, 12).double()
+        products.append((rotate(query, angles[:1]) * rotate(key, angles[1:])).sum())
+    torch.testing.assert_close(products[0], products[1], rtol=1e-5, atol=1e-5)
+    unturned = (query * key).sum()
+    assert abs(products[0] - unturned) > 1e-3

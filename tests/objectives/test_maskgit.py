@@ -1,0 +1,148 @@
+import math
+from functools import partial
+
+import pytest
+import torch
+
+from ct3dlib.config import MaskGITNetworkSpec, MaskGITSpec, SamplesSpec, TransformerSpec
+from ct3dlib.inference.sampler import Prompt, sample_indices, sample_seeds
+from ct3dlib.losses.masked import masked_cross_entropy
+from ct3dlib.models.maskgit import split_groups
+from ct3dlib.objectives.maskgit import MaskGITObjective, draw_masked
+
+MODEL = MaskGITSpec(hidden_size=48, num_layers=2, num_heads=2, dropout=0.0, bits_per_group=3)
+NETWORK = MaskGITNetworkSpec(**MODEL.model_dump(), bits=6, num_labels=2)
+GRID = (2, 3, 4)
+
+spec_of = partial(TransformerSpec, steps=100, batch_size=4, micro_batch_size=4, model=MODEL)
+
+
+def _objective(**changes) -> MaskGITObjective:
+    torch.manual_seed(0)
+    objective = MaskGITObjective(spec_of(**changes), NETWORK)
+    for block in objective.model.blocks:
+        torch.nn.init.normal_(block.modulation.weight, std=0.2)
+    return objective
+
+
+def _batch(num_items: int = 4, first_seed: int = 0) -> dict[str, torch.Tensor]:
+    torch.manual_seed(1)
+    return {
+        "indices": torch.randint(0, 64, (num_items, *GRID)),
+        "labels": torch.rand(num_items, 2).round(),
+        "label_present": torch.ones(num_items, dtype=torch.bool),
+        "item_seed": torch.arange(first_seed, first_seed + num_items),
+        "step": torch.tensor(0),
+    }
+
+
+@pytest.mark.parametrize(
+    ("schedule", "mean"),
+    [("linear", 1 / 2), ("cosine", 2 / math.pi), ("arccos", 2 / math.pi), ("sqrt", 2 / 3)],
+)
+def test_the_masked_share_follows_its_law(schedule, mean):
+    masked = draw_masked(torch.arange(4000), (4, 5, 10), schedule)
+    shares = masked.flatten(1).float().mean(1)
+    assert shares.mean().item() == pytest.approx(mean, abs=0.01 + 0.5 / 200)
+    assert shares.std() > 0.1  # items differ
+
+
+def test_all_positions_are_masked_equally_often():
+    often = draw_masked(torch.arange(4000), (2, 2, 5), "linear").float().mean(0)
+    assert (often - often.mean()).abs().max() < 0.03
+
+
+def test_at_least_one_position_is_masked():
+    assert draw_masked(torch.arange(2000), (1, 1, 3), "sqrt").flatten(1).any(1).all()
+
+
+def test_masks_belong_to_items_and_not_to_batches():
+    together = draw_masked(torch.tensor([5, 6, 7]), GRID, "arccos")
+    assert torch.equal(draw_masked(torch.tensor([7]), GRID, "arccos")[0], together[2])
+    assert not torch.equal(together[0], together[1])
+
+
+def test_the_loss_is_the_mean_over_masked_positions():
+    objective, batch = _objective(label_smoothing=0.2).eval(), _batch()
+    loss, metrics = objective.loss(batch, "model")
+    masked = draw_masked(batch["item_seed"], GRID, "arccos")
+    logits = objective.model(
+        batch["indices"], masked, labels=batch["labels"], label_present=batch["label_present"]
+    )
+    classes = split_groups(batch["indices"], num_groups=2, bits_per_group=3)
+    smooth = masked_cross_entropy(logits, classes, masked, label_smoothing=0.2)[masked].mean()
+    plain = masked_cross_entropy(logits, classes, masked)[masked].mean()
+    torch.testing.assert_close(loss, smooth)
+    torch.testing.assert_close(metrics["bits_per_index"], (plain / math.log(2)).detach())
+    for group in range(2):
+        right = (logits.argmax(-1) == classes)[..., group][masked].float().mean()
+        torch.testing.assert_close(metrics[f"accuracy_group_{group}"], right)
+    assert not any(value.requires_grad for value in metrics.values())
+
+
+def test_weighted_parts_make_the_whole():
+    objective, batch = _objective(), _batch(6)
+    whole, metrics = objective.loss(batch, "model")
+    parts = [{k: v[s] if v.ndim else v for k, v in batch.items()} for s in (slice(2), slice(2, 6))]
+    weights = torch.stack([objective.weight(part, "model") for part in parts])
+    assert weights.sum() == draw_masked(batch["item_seed"], GRID, "arccos").sum()
+    results = [objective.loss(part, "model") for part in parts]
+    mean = sum(w * loss for w, (loss, _) in zip(weights, results, strict=True)) / weights.sum()
+    torch.testing.assert_close(mean, whole)
+    for name, value in metrics.items():
+        part_values = torch.stack([part[name] for _, part in results])
+        torch.testing.assert_close((part_values * weights).sum() / weights.sum(), value)
+
+
+def test_labels_are_dropped_at_their_rate_in_training_only():
+    objective = _objective(label_dropout=0.1)
+    seeds, present = torch.arange(4000), torch.ones(4000, dtype=torch.bool)
+    present[:1000] = False
+    kept = objective._label_present(seeds, present)
+    assert not kept[:1000].any()
+    assert kept[1000:].float().mean().item() == pytest.approx(0.9, abs=0.02)
+    assert torch.equal(objective.eval()._label_present(seeds, present), present)
+
+
+def test_validation_repeats():
+    objective, batch = _objective().eval(), _batch()
+    with torch.no_grad():
+        first, second = objective.validate(batch), objective.validate(batch)
+    assert {k: v.item() for k, v in first.items()} == {k: v.item() for k, v in second.items()}
+    assert set(first) == {"loss", "bits_per_index", "accuracy_group_0", "accuracy_group_1"}
+
+
+def test_the_blocks_are_the_layers():
+    objective = _objective()
+    assert objective.blocks() == list(objective.model.blocks)
+
+
+def test_a_trained_transformer_draws_the_grids_it_saw():
+    torch.manual_seed(0)
+    objective = MaskGITObjective(spec_of(label_smoothing=0.0, label_dropout=0.0), NETWORK)
+    grids = torch.randint(0, 64, (4, *GRID))
+    labels = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
+    present = torch.ones(4, dtype=torch.bool)
+    optimizer = torch.optim.AdamW(objective.parameters(), lr=3e-3)
+    for step in range(120):
+        seeds = torch.arange(16) + 16 * step
+        batch = {
+            "indices": grids.repeat(4, 1, 1, 1),
+            "labels": labels.repeat(4, 1),
+            "label_present": present.repeat(4),
+            "item_seed": seeds,
+            "step": torch.tensor(step),
+        }
+        loss, metrics = objective.loss(batch, "model")
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert metrics["bits_per_index"] < 0.2 * 6
+    drawn = sample_indices(
+        objective.model.eval(),
+        Prompt(sample_seeds(0, 4), labels, present),
+        grid=GRID,
+        spec=SamplesSpec(steps=8),
+    )
+    # The labels tell the grids apart, so each sample must be the grid of its labels.
+    assert (drawn == grids).float().mean() > 0.9

@@ -1,0 +1,47 @@
+import pytest
+import torch
+
+from ct3dlib.config import LFQSpec
+from ct3dlib.quantizers import LFQ, build_quantizer
+
+
+def index_of(latent: list[float]) -> int:
+    return int(LFQ(LFQSpec(bits=len(latent)))(torch.tensor(latent).view(1, -1, 1, 1, 1)).indices)
+
+
+def test_channel_0_is_the_most_significant_bit():
+    assert index_of([0.1] + [-0.1] * 17) == 131072
+    assert index_of([-0.1] * 17 + [0.1]) == 1
+    assert index_of([5.0, -1e-9, 1e-9]) == 0b101
+
+
+def test_zero_is_minus_one():
+    quantized = LFQ(LFQSpec(bits=2))(torch.zeros(1, 2, 1, 1, 1))
+    assert quantized.codes.flatten().tolist() == [-1, -1]
+    assert int(quantized.indices) == 0
+
+
+def test_codes_are_exact_signs_however_large_the_latents():
+    latents = torch.tensor([1e-30, -3e7, 0.1]).view(1, 3, 1, 1, 1).requires_grad_()
+    assert LFQ(LFQSpec(bits=3))(latents).codes.flatten().tolist() == [1, -1, 1]
+
+
+def test_gradient_passes_straight_through():
+    latents = torch.randn(1, 3, 2, 2, 2, requires_grad=True)
+    weights = torch.randn(1, 3, 2, 2, 2)
+    (LFQ(LFQSpec(bits=3))(latents).codes * weights).sum().backward()
+    assert torch.equal(latents.grad, weights)
+
+
+def test_lookup_inverts_indices_of_the_published_codebook():
+    quantizer = build_quantizer(LFQSpec(bits=18))
+    indices = torch.randint(0, 2**18, (1, 10, 100, 100))
+    codes = quantizer.indices_to_codes(indices)
+    assert set(codes.unique().tolist()) == {-1.0, 1.0}
+    assert torch.equal(quantizer.codes_to_indices(codes), indices)
+    assert quantizer.bits == 18
+
+
+def test_indices_outside_the_codebook_are_refused():
+    with pytest.raises(ValueError, match="indices span 0 to 8, the codebook has 0 to 7"):
+        LFQ(LFQSpec(bits=3)).indices_to_codes(torch.tensor([[[[0, 8]]]]))

@@ -1,0 +1,108 @@
+"""The config: one default, presets over it, clear errors, a schema that does not drift."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from ct3dlib.config import Config, load_config, schema
+
+
+def merged(base: Mapping[str, Any], preset: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay a preset over the base as Snakemake does."""
+    out = dict(base)
+    for key, value in preset.items():
+        old = out.get(key)
+        both = isinstance(old, Mapping) and isinstance(value, Mapping)
+        out[key] = merged(old, value) if both else value
+    return out
+
+
+@pytest.fixture
+def base(repository: Path) -> dict[str, Any]:
+    return yaml.safe_load((repository / "config.yaml").read_text())
+
+
+def test_default_config_loads_without_environment(base):
+    config = load_config(base, {})
+    assert config.raw_root == "data/raw"
+    assert config.tokenizers["lfq"].recipe in config.recipes
+
+
+def test_every_preset_loads(repository, base):
+    presets = sorted((repository / "configs").glob("*.yaml"))
+    assert presets
+    for preset in presets:
+        text = yaml.safe_load(preset.read_text())
+        config = load_config(merged(base, text), {"CT3D_RAW": "/scans"})
+        assert isinstance(config, Config), preset.name
+
+
+def test_environment_fills_values_and_a_missing_variable_is_named(base):
+    assert load_config(base, {"CT3D_RAW": "/scans"}).raw_root == "/scans"
+    with pytest.raises(ValueError, match=r"raw_root: the environment variable NOWHERE is not set"):
+        load_config({**base, "raw_root": "${NOWHERE}/x"}, {})
+
+
+def test_empty_default_and_text_around_a_variable(base):
+    config = load_config({**base, "raw_root": "a/${B:}/c${D:d}"}, {})
+    assert config.raw_root == "a//cd"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"stepz": 1}, "stepz"),
+        ({"transformer": {"stps": 3}}, "stps"),
+        ({"tokens": {"tokenizer": "vq"}}, "no tokenizer 'vq'; there are"),
+        ({"regions": {"recipe": "brain"}}, "no recipe 'brain'; there are"),
+        (
+            {"tokenizers": {"lfq": {"crop": [16, 80, 96]}}},
+            r"crop \(16, 80, 96\) must be \(1 \+ n x",
+        ),
+        ({"tokenizers": {"lfq": {"batch_size": 3, "micro_batch_size": 2}}}, "must be a multiple"),
+        ({"tokenizers": {"lfq": {"stop_at": 10**6}}}, "is beyond steps"),
+        ({"recipes": {"chest": {"window": [5, 5]}}}, "window must rise"),
+        ({"recipes": {"chest": {"size": [8, 8, 8]}}}, "give spacing or size, not both"),
+        ({"catalog": {"tune": 0.9}}, "must stay under 1"),
+        ({"catalog": {"shards": {"test": 1}}}, "test"),
+        ({"transformer": {"model": {"num_heads": 3}}}, "multiple of num_heads"),
+        ({"transformer": {"model": {"bits_per_group": 7}}}, "must divide the tokenizer's 18 bits"),
+    ],
+)
+def test_wrong_values_are_refused_by_name(base, change, message):
+    with pytest.raises(ValidationError, match=message):
+        load_config(merged(base, change), {})
+
+
+def test_specs_are_frozen_and_hashable(base):
+    config = load_config(base, {})
+    assert hash(config.recipes["chest"]) == hash(load_config(base, {}).recipes["chest"])
+    with pytest.raises(ValidationError):
+        config.recipes["chest"].min_slices = 3  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_a_section_survives_json(base):
+    config = load_config(base, {})
+    spec = config.tokenizers["lfq"]
+    assert type(spec).model_validate_json(spec.model_dump_json()) == spec
+
+
+def test_schema_matches_the_specs(repository, update_golden):
+    path = repository / "config.schema.json"
+    text = json.dumps(schema(), indent=2) + "\n"
+    if update_golden:
+        path.write_text(text)
+    assert path.read_text() == text, "run `make schema`"
+
+
+def test_config_imports_no_torch():
+    code = "import sys, ct3dlib.config, ct3dlib.fingerprint; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -1,0 +1,102 @@
+"""A miniature of the whole graph that runs in a minute or two."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+MINIATURE = {
+    "phantom": {
+        "train_patients": 3,
+        "valid_patients": 1,
+        "reconstructions": [1, 1],
+        "matrix": [64, 64],
+        "slice_spacing": [6.0, 8.0],
+        "dicom_every": 3,
+        "faults": ["truncated", "nan", "no_metadata", "single_slice"],
+    },
+    "catalog": {"tune": 0.3, "shards": {"train": 2, "tune": 1, "valid": 2}},
+    "recipes": {"chest": {"spacing": [12.0, 8.0, 8.0], "shape": [25, 40, 48]}},
+    "regions": {"classical": {"spacing": 8.0}},
+    "tokenizers": {
+        "lfq": {
+            "crop": [17, 40, 48],
+            "model": {
+                "filters": 8,
+                "num_res_blocks": 1,
+                "channel_multipliers": [1, 1, 1],
+                "norm_groups": 4,
+            },
+            "steps": 4,
+            "batch_size": 2,
+            "micro_batch_size": 2,
+            "validate_every": 2,
+            "validation_items": 2,
+            "save_every": 2,
+            "log_every": 1,
+            "device": "cpu",
+        }
+    },
+    "transformer": {
+        "model": {"hidden_size": 32, "num_layers": 1, "num_heads": 2},
+        "steps": 4,
+        "batch_size": 2,
+        "micro_batch_size": 2,
+        "validate_every": 2,
+        "validation_items": 2,
+        "save_every": 2,
+        "log_every": 1,
+    },
+    "samples": {"num_samples": 2, "steps": 3},
+    "report": {"num_examples": 2},
+}
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a preset that shrinks the embedded default."""
+    path = tmp_path_factory.mktemp("preset") / "miniature.yaml"
+    path.write_text(yaml.safe_dump(MINIATURE))
+    return path
+
+
+@pytest.fixture(scope="session")
+def environment() -> dict[str, str]:
+    """Return the environment of a run: this interpreter's tools first, few threads."""
+    tools = Path(sys.executable).parent
+    kept = {k: v for k, v in os.environ.items() if k not in ("CT3D_PARENT", "CT3D_RAW")}
+    return {**kept, "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="session")
+def snakemake(repository: Path, miniature: Path, environment: dict[str, str]) -> Run:
+    """Return a function that runs Snakemake on a preset in a folder."""
+
+    def run(
+        *arguments: str, directory: Path, preset: Path = miniature, **variables: str
+    ) -> subprocess.CompletedProcess[str]:
+        command = [
+            "snakemake",
+            *arguments,
+            "--directory",
+            str(directory),
+            "--configfile",
+            str(preset),
+        ]
+        return subprocess.run(
+            command,
+            cwd=repository,
+            env={**environment, **variables},
+            capture_output=True,
+            text=True,
+            timeout=800,
+            check=False,
+        )
+
+    return run

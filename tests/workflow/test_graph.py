@@ -1,0 +1,213 @@
+"""The whole graph in miniature: everything real, everything accounted for."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from ct3dlib.cohort.store import read_status, stored_volumes
+
+pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("workflow")]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, snakemake) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    done = snakemake("all", "--cores", "2", directory=folder)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+    return folder
+
+
+@pytest.fixture
+def copy(finished, tmp_path) -> Path:
+    target = tmp_path / "copy"
+    shutil.copytree(finished, target, symlinks=True)
+    return target
+
+
+def planned_rules(done: subprocess.CompletedProcess[str]) -> set[str]:
+    """Return the rules of a dry run's job table."""
+    table = re.search(r"^job +count\n-+ +-+\n(.*?)\ntotal", done.stdout, re.S | re.M)
+    return {line.split()[0] for line in table.group(1).splitlines()} if table else set()
+
+
+@pytest.mark.parametrize("preset", sorted(p.name for p in Path("configs").glob("*.yaml")))
+def test_every_preset_dry_runs(preset, repository, snakemake, tmp_path):
+    done = snakemake(
+        "-n",
+        "all",
+        directory=tmp_path,
+        preset=repository / "configs" / preset,
+        CT3D_RAW=str(tmp_path),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "encode" in planned_rules(done)
+
+
+def test_a_missing_raw_folder_variable_is_named(repository, snakemake, tmp_path):
+    done = snakemake("-n", directory=tmp_path, preset=repository / "configs/folder.yaml")
+    assert done.returncode != 0
+    assert "the environment variable CT3D_RAW is not set" in done.stderr + done.stdout
+
+
+def test_afterwards_nothing_is_left_to_do(finished, snakemake):
+    done = snakemake("-n", "all", directory=finished)
+    assert "Nothing to be done" in done.stdout + done.stderr
+
+
+def test_every_series_is_accounted_for_at_every_stage(finished):
+    catalog = pd.read_parquet(finished / "data/catalog/ct_rate.parquet")
+    files = [
+        p
+        for split in ("train", "valid")
+        for p in (finished / f"data/raw/dataset/{split}").glob("*/*/*")
+    ]
+    assert len(catalog) == len(files)
+    for split in ("train", "tune", "valid"):
+        rows = catalog[catalog["split"] == split]
+        tokens = pd.read_parquet(finished / f"tokens/{split}.parquet")
+        assert sorted(tokens["volume"]) == sorted(rows["volume"])
+        stored = [
+            read_status(p)
+            for p in sorted((finished / f"data/volumes/chest/{split}").glob("*.parquet"))
+        ]
+        assert sorted(pd.concat(stored)["volume"]) == sorted(rows["volume"])
+    assert catalog.groupby("patient")["split"].nunique().max() == 1
+
+
+def test_each_damaged_series_is_rejected_with_its_own_reason(finished):
+    tokens = pd.read_parquet(finished / "tokens/valid.parquet")
+    rejected = tokens[tokens["status"] == "rejected"]
+    assert sorted(rejected["reason"]) == [
+        "FILE_TRUNCATED",
+        "NAN_VOXELS",
+        "NO_METADATA",
+        "SINGLE_SLICE",
+    ]
+    assert set(rejected["stage"]) == {"volumes"}
+    assert all(rejected["message"].str.len() > 20)
+    marker = json.loads((finished / "tokens/valid.done").read_text())
+    assert marker["volumes"] == len(tokens)
+    assert marker["encoded"] == len(tokens) - 4
+    assert marker["bits_per_token"] == 18
+
+
+def test_stored_volumes_are_hu_in_the_window_of_the_format(finished):
+    tables = sorted((finished / "data/volumes/chest").glob("*/*.parquet"))
+    volumes = stored_volumes(tables)
+    assert volumes
+    for volume in volumes:
+        array = volume.read()
+        assert array.dtype == np.int16
+        assert array.shape == (25, 40, 48)
+        assert array.min() >= -1024
+        assert array.max() <= 3071
+        assert np.median(array[:, 18:22, 20:28]) > -200  # the mediastinum is soft tissue
+
+
+def test_metric_files_have_their_keys(finished):
+    reconstruction = json.loads((finished / "metrics/reconstruction.json").read_text())
+    valid = reconstruction["lfq"]["valid"]
+    assert {"psnr_db", "ssim", "hu_mae", "code_usage", "mean_volume_psnr_db", "n"} <= set(valid)
+    generation = json.loads((finished / "metrics/generation.json").read_text())
+    assert {"kid", "ms_ssim_diversity", "label_balanced_accuracy", "n"} <= set(generation)
+    regions = json.loads((finished / "metrics/regions.json").read_text())
+    assert {"dice", "backend", "spacing"} <= set(regions)
+    assert regions["dice"]["lungs"] > 0.7
+
+
+def test_samples_are_nifti_in_hu_on_a_right_grid(finished):
+    table = pd.read_csv(finished / "samples/samples.csv")
+    assert len(table) == 2
+    for name in table["file"]:
+        image = nibabel.load(finished / "samples" / name)
+        assert image.shape == (48, 40, 25)
+        assert nibabel.aff2axcodes(image.affine) == ("L", "P", "S")
+        assert np.allclose(image.header.get_zooms(), (8, 8, 12), atol=1e-3)
+        values = np.asanyarray(image.dataobj)
+        assert values.min() >= -1024
+        assert values.max() <= 3071
+
+
+def test_the_report_is_self_contained_and_tells_what_was_rejected(finished):
+    page = (finished / "results/report.html").read_text()
+    assert not re.search(r"""(src|href)=["'](?!data:|#)""", page)
+    for reason in ("FILE_TRUNCATED", "NAN_VOXELS", "NO_METADATA", "SINGLE_SLICE"):
+        assert reason in page
+    assert page.count("data:image/png;base64,") >= 6
+
+
+def test_decode_returns_to_the_scans_own_grid(finished, tmp_path, environment):
+    tokens = pd.read_parquet(finished / "tokens/train.parquet")
+    volume = tokens[tokens["status"] == "encoded"]["volume"].iloc[0]
+    output = tmp_path / "x.nii.gz"
+    command = ["ct3d", "decode", "tokens/train", "--volume", volume, "-o", str(output)]
+    done = subprocess.run(command, cwd=finished, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    catalog = pd.read_parquet(finished / "data/catalog/ct_rate.parquet").set_index("volume")
+    decoded = nibabel.load(output)
+    depth, height, width = catalog.loc[volume, "shape"]
+    assert decoded.shape == (width, height, depth)
+    spacing = catalog.loc[volume, "spacing"]
+    assert np.allclose(decoded.header.get_zooms(), spacing[::-1], atol=1e-3)
+
+
+def test_verify_finds_one_flipped_byte_and_describe_prints_the_contract(copy, environment):
+    def ct3d(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["ct3d", *arguments], cwd=copy, env=environment, capture_output=True, text=True
+        )
+
+    assert ct3d("verify", "tokens", "data", "--model", "models/lfq").returncode == 0
+    payload = next((copy / "tokens/train").glob("*.zarr/*/0/c.0"))
+    content = bytearray(payload.read_bytes())
+    content[len(content) // 2] ^= 16
+    payload.write_bytes(content)
+    done = ct3d("verify", "tokens")
+    assert done.returncode == 1
+    assert "1 problems" in done.stdout
+    described = ct3d("describe", "models/lfq").stdout
+    assert '"spacing"' in described
+    assert "msb_first_channel0" in described
+    missing = ct3d("decode", "tokens/train", "--volume", "nobody", "-o", "x.nii.gz")
+    assert missing.returncode == 1
+    assert "no volume 'nobody'" in missing.stderr
+
+
+def test_editing_transformer_steps_reruns_only_what_follows(
+    finished, snakemake, miniature, tmp_path
+):
+    changed = yaml.safe_load(miniature.read_text())
+    changed["transformer"]["steps"] = 5
+    preset = tmp_path / "changed.yaml"
+    preset.write_text(yaml.safe_dump(changed))
+    done = snakemake("-n", "all", directory=finished, preset=preset)
+    assert planned_rules(done) == {"all", "transformer", "samples", "evaluate_samples", "report"}
+
+
+def test_a_shard_is_made_again_without_redoing_its_volumes(copy, snakemake):
+    table = sorted((copy / "data/volumes/chest/train").glob("*.parquet"))[0]
+    arrays = {p: p.stat().st_mtime_ns for p in table.with_suffix(".zarr").glob("*/0/c.*")}
+    before = table.read_bytes()
+    assert arrays
+    table.unlink()
+    target = str(table.relative_to(copy))
+    done = snakemake(target, "--cores", "2", directory=copy)
+    assert done.returncode == 0, done.stderr
+    assert {p: p.stat().st_mtime_ns for p in arrays} == arrays
+    assert table.read_bytes() == before
+
+
+def test_the_default_report_command_names_an_unknown_key(repository, snakemake, tmp_path):
+    preset = tmp_path / "wrong.yaml"
+    preset.write_text("transformer: {stepz: 3}\n")
+    done = snakemake("-n", directory=tmp_path, preset=preset)
+    assert done.returncode != 0
+    assert "stepz" in done.stderr + done.stdout

@@ -1,0 +1,26 @@
+"""Measure how far samples are from held-out volumes, and from each other."""
+
+from argparse import Namespace
+
+import pandas as pd
+
+from ct3dlib.cohort.store import stored_volumes
+from ct3dlib.inference.encode import load_tokenizer
+from ct3dlib.inference.evaluate import evaluate_samples, read_samples
+from ct3dlib.training.distributed import choose_device
+from workflow_scripts.step import Arguments, run, write_json
+
+
+def main(args: Namespace) -> None:
+    """Write metrics/generation.json."""
+    tokenizer = load_tokenizer(args.tokenizer, choose_device("auto"))
+    files = pd.read_csv(args.samples)["file"].tolist()
+    samples = read_samples(args.samples, files)
+    write_json(args.metrics, evaluate_samples(tokenizer, samples, stored_volumes(args.valid)))
+
+
+if __name__ == "__main__":
+    run(
+        main,
+        Arguments(description=__doc__).paths("tokenizer", "samples", "metrics").lists("valid"),
+    )

@@ -1,0 +1,31 @@
+"""Measure a tokenizer's reconstructions on the held-out split."""
+
+from argparse import Namespace
+
+from ct3dlib.cohort.store import stored_volumes
+from ct3dlib.config import TokensSpec
+from ct3dlib.inference.encode import load_tokenizer
+from ct3dlib.inference.evaluate import evaluate_tokenizer
+from ct3dlib.training.distributed import choose_device
+from workflow_scripts.step import Arguments, run, write_json
+
+
+def main(args: Namespace) -> None:
+    """Write {split: metrics}."""
+    metrics = evaluate_tokenizer(
+        load_tokenizer(args.model, choose_device("auto")),
+        stored_volumes(args.train),
+        stored_volumes(args.valid),
+        windows_per_batch=args.spec.windows_per_batch,
+    )
+    write_json(args.metrics, {"valid": metrics})
+
+
+if __name__ == "__main__":
+    run(
+        main,
+        Arguments(description=__doc__)
+        .spec(TokensSpec)
+        .paths("model", "metrics")
+        .lists("train", "valid"),
+    )

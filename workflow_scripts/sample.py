@@ -1,0 +1,31 @@
+"""Draw volumes from the trained transformer."""
+
+from argparse import Namespace
+
+from ct3dlib.config import SamplesSpec
+from ct3dlib.inference.encode import load_tokenizer
+from ct3dlib.inference.generate import generate_samples
+from ct3dlib.models.exported import load_model
+from ct3dlib.training.distributed import choose_device
+from workflow_scripts.step import Arguments, run
+
+
+def main(args: Namespace) -> None:
+    """Write the samples, then the table that names them."""
+    device = choose_device("auto")
+    model = load_model(args.model)
+    model.module.to(device)
+    tokenizer = load_tokenizer(args.tokenizer, device)
+    table = generate_samples(model, tokenizer, args.spec, folder=args.folder)
+    partial = args.table.with_name(f"{args.table.name}.partial")
+    table.to_csv(partial, index=False)
+    partial.replace(args.table)
+
+
+if __name__ == "__main__":
+    run(
+        main,
+        Arguments(description=__doc__)
+        .spec(SamplesSpec)
+        .paths("model", "tokenizer", "folder", "table"),
+    )

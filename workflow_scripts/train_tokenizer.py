@@ -1,0 +1,62 @@
+"""Train one tokenizer on crops of its recipe's volumes and export its best weights."""
+
+from argparse import Namespace
+
+from ct3dlib.cohort.store import stored_volumes
+from ct3dlib.config import RecipeSpec, TokenizerSpec
+from ct3dlib.errors import StoreError
+from ct3dlib.models.exported import save_model
+from ct3dlib.objectives.tokenizer import TokenizerObjective
+from ct3dlib.training.distributed import process_group, rank
+from ct3dlib.training.loader import CropItems
+from ct3dlib.training.loop import train
+from workflow_scripts.step import Arguments, run
+
+
+def main(args: Namespace) -> None:
+    """Train and export."""
+    spec: TokenizerSpec = args.spec
+    recipe: RecipeSpec = args.recipe
+
+    def crops(tables: list) -> CropItems:
+        return CropItems(
+            stored_volumes(tables), crop=spec.crop, window=recipe.window, value_range=recipe.range
+        )
+
+    items, validation = crops(args.train), crops(args.tune)
+    if not len(items):
+        raise StoreError("no volume of the train split is stored; see its status tables")
+    with process_group(spec.device):
+        objective = TokenizerObjective(spec, value_range=recipe.range)
+        summary = train(
+            objective,
+            items,
+            spec,
+            run_dir=args.run,
+            validation=validation if len(validation) else None,
+        )
+        if rank() == 0:
+            contract = {
+                "recipe": recipe.model_dump(mode="json"),
+                "windowing": "overlapping windows of 1 + t patched slices, stride t",
+                "bit_order": "msb_first_channel0",
+                "axis_order": "dhw",
+            }
+            save_model(
+                args.model,
+                objective.model,
+                spec=spec.model,
+                contract=contract,
+                training=summary.as_dict(),
+            )
+
+
+if __name__ == "__main__":
+    run(
+        main,
+        Arguments(description=__doc__)
+        .spec(TokenizerSpec)
+        .spec(RecipeSpec, "recipe")
+        .lists("train", "tune")
+        .paths("run", "model"),
+    )

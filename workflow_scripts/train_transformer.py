@@ -1,0 +1,63 @@
+"""Train the token transformer on the encoded train split and export its best weights."""
+
+from argparse import Namespace
+
+from ct3dlib.cohort.catalog import read_catalog
+from ct3dlib.cohort.labels import LABELS
+from ct3dlib.config import MaskGITNetworkSpec, TransformerSpec
+from ct3dlib.inference.encode import load_tokenizer
+from ct3dlib.models.exported import save_model
+from ct3dlib.objectives.maskgit import MaskGITObjective
+from ct3dlib.training.distributed import choose_device, process_group, rank
+from ct3dlib.training.loop import train
+from ct3dlib.training.token_items import TokenItems
+from workflow_scripts.step import Arguments, run
+
+
+def main(args: Namespace) -> None:
+    """Train and export."""
+    spec: TransformerSpec = args.spec
+    catalog = read_catalog(args.catalog)
+    items = TokenItems([args.tokens / "train.parquet"], catalog)
+    validation = TokenItems([args.tokens / "tune.parquet"], catalog)
+    tokenizer = load_tokenizer(args.tokenizer, choose_device("cpu"))
+    network = MaskGITNetworkSpec(
+        **spec.model.model_dump(),
+        bits=tokenizer.module.quantizer.bits,
+        num_labels=len(LABELS) if items.labelled else 0,
+    )
+    grid = items.grid
+    with process_group(spec.device):
+        objective = MaskGITObjective(spec, network)
+        summary = train(
+            objective,
+            items,
+            spec,
+            run_dir=args.run,
+            validation=validation if len(validation) else None,
+        )
+        if rank() == 0:
+            ct3d = items.first.attributes["ct3d"]
+            contract = {
+                "grid": list(grid),
+                "volume_shape": ct3d["volume_shape"],
+                "affine": ct3d["affine"],
+                "labels": list(LABELS) if network.num_labels else [],
+                "tokenizer_sha256": tokenizer.sha256,
+            }
+            save_model(
+                args.model,
+                objective.model,
+                spec=network,
+                contract=contract,
+                training=summary.as_dict(),
+            )
+
+
+if __name__ == "__main__":
+    run(
+        main,
+        Arguments(description=__doc__)
+        .spec(TransformerSpec)
+        .paths("catalog", "tokens", "tokenizer", "run", "model"),
+    )
