@@ -27,13 +27,17 @@ rule all:
 
 
 rule data:
-    localrule: True
     input:
-        status_tables(f"data/volumes/{TOKEN_RECIPE}/{{split}}/{{shard}}.parquet", SPLITS),
-        status_tables(f"data/regions/{CONFIG.regions.recipe}/{{split}}/{{shard}}.parquet", SPLITS),
+        status_tables(
+            f"data/volumes/{TOKEN_RECIPE}/{{split}}/{{shard}}.parquet", SPLITS
+        ),
+        status_tables(
+            f"data/regions/{CONFIG.regions.recipe}/{{split}}/{{shard}}.parquet", SPLITS
+        ),
+    localrule: True
 
 
 rule tokenizers:
-    localrule: True
     input:
         "metrics/reconstruction.json",
+    localrule: True

@@ -54,10 +54,24 @@ class PhantomSpec(Spec):
         (3.0, 5.0), description="Smallest and largest distance of slices, mm."
     )
     dicom_every: NonNegativeInt = Field(6, description="Every n-th series is DICOM; 0: none.")
+    version: Literal["v1", "v2"] = Field(
+        "v1",
+        description="v1: stored values, blank headers; v2: HU with geometry, in train_fixed/.",
+    )
     faults: tuple[Fault, ...] = Field(
         (), description="Damaged series added to valid/, one each, to show how they are rejected."
     )
-    seed: int = 0
+    seed: NonNegativeInt = 0
+
+    @model_validator(mode="after")
+    def _check(self) -> "PhantomSpec":
+        for name in ("reconstructions", "matrix", "slice_spacing"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"phantom.{name} must not fall: ({low}, {high})")
+        if self.version == "v2" and "no_metadata" in self.faults:
+            raise ValueError("phantom.faults: no_metadata damages nothing in v2; remove it")
+        return self
 
 
 class CatalogSpec(Spec):
@@ -233,6 +247,9 @@ class TokenizerLossSpec(Spec):
     entropy_start: NonNegativeFloat = Field(0.3, description="Weight at step 0.")
     entropy_warmup_steps: NonNegativeInt = 2000
     diversity: NonNegativeFloat = Field(1.0, description="gamma of the batch entropy.")
+    sharpness: PositiveFloat = Field(
+        100.0, description="Inverse temperature of the soft assignment whose entropy is measured."
+    )
     commitment: NonNegativeFloat = 0.25
 
 

@@ -16,9 +16,7 @@ Item = TypeVar("Item")
 INTERVAL_S = 30.0
 
 
-def progress(
-    items: Iterable[Item], *, name: str, unit: str, initial: int = 0
-) -> Iterator[Item]:
+def progress(items: Iterable[Item], *, name: str, unit: str, initial: int = 0) -> Iterator[Item]:
     """Yield the items and show how far the work is; silent on ranks other than 0.
 
     Args:

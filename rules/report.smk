@@ -31,7 +31,7 @@ rule report:
         runtime=by_attempt(60),
     params:
         spec=spec("report"),
-        code=fingerprint("ct3dlib.report"),
+        code=fingerprint("ct3dlib.report.build"),
     shell:
         "{PYTHON} -m workflow_scripts.make_report --spec {params.spec:q} --catalog {input.catalog}"
         " --volumes {input.volumes} --regions {input.regions} --tokens {input.tokens}"

@@ -51,7 +51,7 @@ rule tokenizer:
     shell:
         "{params.launch} -m workflow_scripts.train_tokenizer --spec {params.spec:q}"
         " --recipe {params.recipe:q} --train {input.train} --tune {input.tune}"
-        " --run runs/{wildcards.tokenizer} --model models/{wildcards.tokenizer} > {log} 2>&1"
+        " --code {params.code} --run runs/{wildcards.tokenizer} --model models/{wildcards.tokenizer} > {log} 2>&1"
 
 
 rule evaluate_tokenizer:

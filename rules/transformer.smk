@@ -22,7 +22,7 @@ rule transformer:
     shell:
         "{params.launch} -m workflow_scripts.train_transformer --spec {params.spec:q}"
         " --catalog {input.catalog} --tokens tokens --tokenizer models/{TOKENIZER}"
-        " --run runs/transformer --model models/transformer > {log} 2>&1"
+        " --code {params.code} --run runs/transformer --model models/transformer > {log} 2>&1"
 
 
 rule samples:

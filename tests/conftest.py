@@ -7,6 +7,10 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[1]
 
+# Tests are small and run beside each other: threads that wait for each other's cores make them
+# ten times slower. Torch reads this when it is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="accept new golden files")

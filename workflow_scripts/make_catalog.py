@@ -2,21 +2,18 @@
 
 from argparse import Namespace
 
-from ct3dlib.cohort.catalog import (
-    build_catalog,
-    load_assignments,
-    save_assignments,
-    write_catalog,
-)
+from ct3dlib.cohort.catalog import write_catalog
+from ct3dlib.cohort.split import load_assignments, save_assignments
 from ct3dlib.config import CatalogSpec
+from ct3dlib.datasets import build_catalog
 from workflow_scripts.step import Arguments, run
 
 
 def main(args: Namespace) -> None:
     """Write the catalog, its shards and the assignments that later runs keep."""
     frame = build_catalog(args.root, args.spec, previous=load_assignments(args.assignments))
-    save_assignments(args.assignments, frame)
-    write_catalog(frame, args.catalog, args.shards, args.spec)
+    save_assignments(args.assignments, dict(zip(frame["patient"], frame["split"], strict=True)))
+    write_catalog(frame, args.catalog, shard_dir=args.shards, shards=args.spec.shards)
 
 
 if __name__ == "__main__":

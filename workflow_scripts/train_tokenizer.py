@@ -1,14 +1,17 @@
 """Train one tokenizer on crops of its recipe's volumes and export its best weights."""
 
 from argparse import Namespace
+from dataclasses import asdict
+
+import torch
 
 from ct3dlib.cohort.store import stored_volumes
 from ct3dlib.config import RecipeSpec, TokenizerSpec
 from ct3dlib.errors import StoreError
 from ct3dlib.models.exported import save_model
 from ct3dlib.objectives.tokenizer import TokenizerObjective
-from ct3dlib.training.distributed import process_group, rank
-from ct3dlib.training.loader import CropItems
+from ct3dlib.training.distributed import rank
+from ct3dlib.training.items import CropItems
 from ct3dlib.training.loop import train
 from workflow_scripts.step import Arguments, run
 
@@ -17,38 +20,36 @@ def main(args: Namespace) -> None:
     """Train and export."""
     spec: TokenizerSpec = args.spec
     recipe: RecipeSpec = args.recipe
-
-    def crops(tables: list) -> CropItems:
-        return CropItems(
-            stored_volumes(tables), crop=spec.crop, window=recipe.window, value_range=recipe.range
-        )
-
-    items, validation = crops(args.train), crops(args.tune)
+    items, validation = (
+        CropItems(stored_volumes(tables), crop=spec.crop, window=recipe.window, range=recipe.range)
+        for tables in (args.train, args.tune)
+    )
     if not len(items):
         raise StoreError("no volume of the train split is stored; see its status tables")
-    with process_group(spec.device):
-        objective = TokenizerObjective(spec, value_range=recipe.range)
-        summary = train(
-            objective,
-            items,
-            spec,
-            run_dir=args.run,
-            validation=validation if len(validation) else None,
+    torch.manual_seed(spec.seed)
+    objective = TokenizerObjective(spec, value_range=recipe.range)
+    summary = train(
+        objective,
+        items,
+        spec,
+        run_dir=args.run,
+        validation=validation if len(validation) else None,
+        code=args.code,
+    )
+    if rank() == 0:
+        contract = {
+            "recipe": recipe.model_dump(mode="json"),
+            "windowing": "windows of 1 + t patched slices, stride t; all but the first drop one",
+            "bit_order": "msb_first_channel0",
+            "axis_order": "dhw",
+        }
+        save_model(
+            args.model,
+            objective.model,
+            spec=spec.model,
+            contract=contract,
+            training=asdict(summary),
         )
-        if rank() == 0:
-            contract = {
-                "recipe": recipe.model_dump(mode="json"),
-                "windowing": "overlapping windows of 1 + t patched slices, stride t",
-                "bit_order": "msb_first_channel0",
-                "axis_order": "dhw",
-            }
-            save_model(
-                args.model,
-                objective.model,
-                spec=spec.model,
-                contract=contract,
-                training=summary.as_dict(),
-            )
 
 
 if __name__ == "__main__":
@@ -58,5 +59,6 @@ if __name__ == "__main__":
         .spec(TokenizerSpec)
         .spec(RecipeSpec, "recipe")
         .lists("train", "tune")
-        .paths("run", "model"),
+        .paths("run", "model")
+        .text("code"),
     )

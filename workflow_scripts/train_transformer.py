@@ -1,6 +1,9 @@
 """Train the token transformer on the encoded train split and export its best weights."""
 
 from argparse import Namespace
+from dataclasses import asdict
+
+import torch
 
 from ct3dlib.cohort.catalog import read_catalog
 from ct3dlib.cohort.labels import LABELS
@@ -8,7 +11,7 @@ from ct3dlib.config import MaskGITNetworkSpec, TransformerSpec
 from ct3dlib.inference.encode import load_tokenizer
 from ct3dlib.models.exported import save_model
 from ct3dlib.objectives.maskgit import MaskGITObjective
-from ct3dlib.training.distributed import choose_device, process_group, rank
+from ct3dlib.training.distributed import rank
 from ct3dlib.training.loop import train
 from ct3dlib.training.token_items import TokenItems
 from workflow_scripts.step import Arguments, run
@@ -20,38 +23,39 @@ def main(args: Namespace) -> None:
     catalog = read_catalog(args.catalog)
     items = TokenItems([args.tokens / "train.parquet"], catalog)
     validation = TokenItems([args.tokens / "tune.parquet"], catalog)
-    tokenizer = load_tokenizer(args.tokenizer, choose_device("cpu"))
+    grid = items.grid
+    tokenizer = load_tokenizer(args.tokenizer, torch.device("cpu"))
     network = MaskGITNetworkSpec(
         **spec.model.model_dump(),
         bits=tokenizer.module.quantizer.bits,
         num_labels=len(LABELS) if items.labelled else 0,
     )
-    grid = items.grid
-    with process_group(spec.device):
-        objective = MaskGITObjective(spec, network)
-        summary = train(
-            objective,
-            items,
-            spec,
-            run_dir=args.run,
-            validation=validation if len(validation) else None,
+    torch.manual_seed(spec.seed)
+    objective = MaskGITObjective(spec, network)
+    summary = train(
+        objective,
+        items,
+        spec,
+        run_dir=args.run,
+        validation=validation if len(validation) else None,
+        code=args.code,
+    )
+    if rank() == 0:
+        described = items.first.attributes["ct3d"]
+        contract = {
+            "grid": list(grid),
+            "volume_shape": described["volume_shape"],
+            "affine": described["affine"],
+            "labels": list(LABELS) if network.num_labels else [],
+            "tokenizer_sha256": tokenizer.sha256,
+        }
+        save_model(
+            args.model,
+            objective.model,
+            spec=network,
+            contract=contract,
+            training=asdict(summary),
         )
-        if rank() == 0:
-            ct3d = items.first.attributes["ct3d"]
-            contract = {
-                "grid": list(grid),
-                "volume_shape": ct3d["volume_shape"],
-                "affine": ct3d["affine"],
-                "labels": list(LABELS) if network.num_labels else [],
-                "tokenizer_sha256": tokenizer.sha256,
-            }
-            save_model(
-                args.model,
-                objective.model,
-                spec=network,
-                contract=contract,
-                training=summary.as_dict(),
-            )
 
 
 if __name__ == "__main__":
@@ -59,5 +63,6 @@ if __name__ == "__main__":
         main,
         Arguments(description=__doc__)
         .spec(TransformerSpec)
-        .paths("catalog", "tokens", "tokenizer", "run", "model"),
+        .paths("catalog", "tokens", "tokenizer", "run", "model")
+        .text("code"),
     )

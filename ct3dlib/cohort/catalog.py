@@ -5,11 +5,12 @@ found is left out: what cannot be used is a row with its problem.
 """
 
 import hashlib
-import json
 import logging
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -181,7 +182,7 @@ def arrange(
             are too few patients to fill the splits.
     """
     rows = sorted(rows, key=lambda row: row.volume)
-    for first, second in zip(rows, rows[1:], strict=False):
+    for first, second in pairwise(rows):
         if first.volume == second.volume:
             raise DatasetError(
                 f"volume {first.volume} occurs twice, as {first.sources[0]} and "
@@ -193,9 +194,8 @@ def arrange(
         split = splits[row.patient]
         shard = shard_of(row.volume, spec.shards[split])
         arranged.append(replace(row, split=split, shard=shard))
-    frame = to_frame(arranged)
-    _log_totals(frame)
-    return frame
+    _log_totals(arranged)
+    return to_frame(arranged)
 
 
 def _patients(rows: Sequence[Row], spec: CatalogSpec, given: Mapping[str, Split]) -> list[Patient]:
@@ -214,19 +214,18 @@ def _patients(rows: Sequence[Row], spec: CatalogSpec, given: Mapping[str, Split]
     return [patients[name] for name in sorted(patients)]
 
 
-def _log_totals(frame: pd.DataFrame) -> None:
+def _log_totals(rows: Sequence[Row]) -> None:
     """Log the size of the catalog, and a warning for a split without volumes."""
-    counts = frame["split"].value_counts()
-    per_split = ", ".join(f"{split} {counts.get(split, 0)}" for split in SPLITS)
+    counts = Counter(row.split for row in rows)
     logger.info(
         "catalog: %s volumes of %s patients (%s), %s with a problem",
-        len(frame),
-        frame["patient"].nunique(),
-        per_split,
-        int(frame["problem"].notna().sum()),
+        len(rows),
+        len({row.patient for row in rows}),
+        ", ".join(f"{split} {counts[split]}" for split in SPLITS),
+        sum(row.problem is not None for row in rows),
     )
     for split in SPLITS:
-        if split not in counts:
+        if not counts[split]:
             logger.warning("catalog: no volume in %s", split)
 
 
@@ -246,12 +245,13 @@ def write_catalog(
     """
     for split, num_shards in shards.items():
         folder = shard_dir / split
-        groups = dict(list(frame[frame["split"] == split].groupby("shard")))
-        wanted = {folder / f"{shard:04d}.parquet": shard for shard in range(num_shards)}
-        for target, shard in wanted.items():
-            _write(groups.get(shard, frame.iloc[:0]), target)
-        for stale in set(folder.glob("*.parquet")) - set(wanted):
-            stale.unlink()
+        stale = set(folder.glob("*.parquet"))
+        for shard in range(num_shards):
+            target = folder / f"{shard:04d}.parquet"
+            _write(frame.loc[frame["split"].eq(split) & frame["shard"].eq(shard)], target)
+            stale.discard(target)
+        for old in stale:
+            old.unlink()
     _write(frame, path)
 
 
@@ -278,33 +278,3 @@ def read_catalog(path: Path) -> pd.DataFrame:
     if missing := [name for name in SCHEMA.names if name not in table.column_names]:
         raise StoreError(f"{path}: no column {missing[0]!r}; run the rule catalog again")
     return table.select(SCHEMA.names).cast(SCHEMA).to_pandas()
-
-
-def load_assignments(path: Path) -> dict[str, Split]:
-    """Return patient -> split of earlier catalogs; empty where there was none.
-
-    Raises:
-        StoreError: The file is damaged.
-    """
-    if not path.exists():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise StoreError(
-            f"{path}: damaged ({error}); restore it, or delete it to draw anew"
-        ) from error
-    if not isinstance(found, dict) or not set(found.values()) <= set(SPLITS):
-        raise StoreError(
-            f"{path}: not patient -> {', '.join(SPLITS)}; restore it, or delete it to draw anew"
-        )
-    return found
-
-
-def save_assignments(path: Path, frame: pd.DataFrame) -> None:
-    """Write patient -> split of a catalog; patients that are gone keep their entry."""
-    splits = {**load_assignments(path), **dict(zip(frame["patient"], frame["split"], strict=True))}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(json.dumps(splits, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    partial.replace(path)

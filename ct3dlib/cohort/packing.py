@@ -1,4 +1,4 @@
-"""Token indices as a contiguous bit stream: index by index in C order, most significant bit first."""
+"""Token indices as one stream of bits: in C order, each most significant bit first."""
 
 import math
 

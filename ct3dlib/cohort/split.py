@@ -5,14 +5,23 @@ without a patient takes the one with the smallest draw from another.
 """
 
 import hashlib
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from ct3dlib.config import CatalogSpec, Split
-from ct3dlib.errors import DatasetError
+from ct3dlib.config import SPLITS, CatalogSpec, Split
+from ct3dlib.errors import DatasetError, StoreError
 
 logger = logging.getLogger(__name__)
+
+# What the data set says of its patients -> the splits to fill from them, the needier first; the
+# last one only where there are patients enough.
+_FILLED: tuple[tuple[Split | None, tuple[Split, ...]], ...] = (
+    (None, ("train", "valid", "tune")),
+    ("train", ("train", "tune")),
+)
 
 
 @dataclass(frozen=True)
@@ -54,19 +63,21 @@ def assign_splits(
     """
     splits: dict[str, Split] = {}
     drawn: set[str] = set()
+    num_kept = 0
     for patient in patients:
         fixed = patient.given or (None if patient.origin == "train" else patient.origin)
-        kept = fixed or previous.get(patient.name)
-        splits[patient.name] = kept or _drawn_split(patient, spec)
-        if kept is None:
+        kept = previous.get(patient.name) if fixed is None else None
+        splits[patient.name] = fixed or kept or _drawn_split(patient, spec)
+        num_kept += kept is not None
+        if fixed is None and kept is None:
             drawn.add(patient.name)
-    if kept := len(patients) - len(drawn):
-        logger.info("%s of %s patients have their split from before", kept, len(patients))
+    if num_kept:
+        logger.info("%s of %s patients keep their earlier split", num_kept, len(patients))
     stated = any(patient.given for patient in patients)
-    for origin, order in ((None, ("valid", "train", "tune")), ("train", ("train", "tune"))):
+    for origin, order in _FILLED:
         group = {patient.name: patient for patient in patients if patient.origin == origin}
         whole = {name for name, patient in group.items() if patient.whole}
-        needed: Sequence[Split] = order if len(group) >= len(order) else order[:-1]
+        needed = order if len(group) >= len(order) else order[:-1]
         movable = sorted(drawn & set(group), key=lambda n: (n in whole, draw(n, spec.seed)))
         for among in (whole, set(group)):
             _fill(splits, needed, movable=movable, among=among)
@@ -122,3 +133,33 @@ def _check_filled(
             f"patients, state splits and patients in catalog.split_csv, or delete the saved "
             f"assignments to draw anew"
         )
+
+
+def load_assignments(path: Path) -> dict[str, Split]:
+    """Return patient -> split of earlier catalogs; empty where there was none.
+
+    Raises:
+        StoreError: The file is damaged.
+    """
+    if not path.exists():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StoreError(
+            f"{path}: damaged ({error}); restore it, or delete it to draw anew"
+        ) from error
+    if not isinstance(found, dict) or not all(s in SPLITS for s in found.values()):
+        raise StoreError(
+            f"{path}: not patient -> {', '.join(SPLITS)}; restore it, or delete it to draw anew"
+        )
+    return found
+
+
+def save_assignments(path: Path, splits: Mapping[str, Split]) -> None:
+    """Write patient -> split; patients of an earlier catalog that are gone keep their entry."""
+    splits = {**load_assignments(path), **splits}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(json.dumps(splits, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    partial.replace(path)

@@ -1,18 +1,18 @@
 """What lies under a raw root: files, their sizes, and NIfTI headers without voxels."""
 
 import os
-import struct
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-import nibabel
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
+from nibabel.nifti1 import Nifti1Header
+from nibabel.nifti2 import Nifti2Header
 from nibabel.orientations import io_orientation
-from nibabel.spatialimages import HeaderDataError, SpatialImage
+from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
 
 from ct3dlib.progress import progress
 
@@ -25,6 +25,8 @@ _NOT_DICOM = {
 }
 # Headers wait for the disk or the network, not for the processor.
 _THREADS = 16
+_BLOCK = 1 << 14
+_LONGEST_HEADER = 540
 
 
 @dataclass(frozen=True)
@@ -101,30 +103,37 @@ def read_headers(paths: Sequence[Path]) -> list[Header]:
 def read_header(path: Path) -> Header:
     """Return what a NIfTI header states, nothing where it cannot be read.
 
-    No voxel is decoded; whether the file is whole shows when it is stored. A blank header (no
-    orientation, steps of 1) knows no spacing, and its axes count as x, y, z.
+    One block of the file is read and no voxel decoded; whether the file is whole shows when it is
+    stored. A blank header (no orientation, or the identity) tells no spacing: its reader must not
+    take one that the file did not state for one from a table.
     """
     try:
-        image = nibabel.load(path)
-    except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, struct.error, zlib.error):
+        header = _parse(path)
+        affine = np.asarray(header.get_best_affine(), dtype=np.float64)
+    except (OSError, ValueError, zlib.error, HeaderDataError, WrapStructError):
         return Header(None, None)
-    if not isinstance(image, SpatialImage) or image.affine is None:
-        return Header(None, None)
-    shape = tuple(int(n) for n in image.shape)
+    shape = tuple(int(n) for n in header.get_data_shape())
     shape = shape[:3] if shape[3:] == (1,) else shape
-    steps = np.linalg.norm(image.affine[:3, :3], axis=0)
-    if len(shape) != 3 or min(shape) < 1 or not np.isfinite(image.affine).all() or not steps.all():
+    steps = np.linalg.norm(affine[:3, :3], axis=0)
+    if len(shape) != 3 or min(shape) < 1 or not np.isfinite(affine).all() or not steps.all():
         return Header(None, None)
-    axes = io_orientation(image.affine)[:, 0]
+    axes = io_orientation(affine)[:, 0]
     if not np.isfinite(axes).all():
         return Header(None, None)
     z, y, x = (int(np.flatnonzero(axes == axis)[0]) for axis in (2, 1, 0))
     spacing = float(steps[z]), float(steps[y]), float(steps[x])
-    return Header(None if _is_blank(image, steps) else spacing, (shape[z], shape[y], shape[x]))
+    coded = int(header["qform_code"]) > 0 or int(header["sform_code"]) > 0
+    blank = not coded or np.array_equal(affine, np.eye(4))
+    return Header(None if blank else spacing, (shape[z], shape[y], shape[x]))
 
 
-def _is_blank(image: SpatialImage, steps: np.ndarray) -> bool:
-    """Return whether a header states neither orientation nor steps."""
-    header = image.header
-    codes = int(header.get("qform_code", 0)), int(header.get("sform_code", 0))  # pyright: ignore
-    return codes == (0, 0) and bool(np.allclose(steps, 1))
+def _parse(path: Path) -> Nifti1Header:
+    """Return the header at the start of a NIfTI file; Nifti2Header is one too."""
+    with path.open("rb") as stream:
+        block = stream.read(_BLOCK)
+    if block.startswith(b"\x1f\x8b"):
+        block = zlib.decompressobj(wbits=31).decompress(block, _LONGEST_HEADER)
+    # Both kinds start with their own length, in the file's byte order.
+    lengths = {int.from_bytes(block[:4], "little"), int.from_bytes(block[:4], "big")}
+    kind = Nifti2Header if Nifti2Header.sizeof_hdr in lengths else Nifti1Header
+    return kind(block[: kind.sizeof_hdr])

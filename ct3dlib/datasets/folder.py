@@ -1,7 +1,6 @@
 """Any folder of NIfTI and DICOM: every series in it is a volume."""
 
 import hashlib
-import logging
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,8 +10,6 @@ from ct3dlib.cohort.catalog import Row, safe_name
 from ct3dlib.datasets.files import is_nifti, may_be_dicom, stem, walk
 from ct3dlib.datasets.listing import Found, duplicate, list_dicom, list_nifti, unique_names
 from ct3dlib.datasets.tables import Metadata, join_names, read_metadata
-
-logger = logging.getLogger(__name__)
 
 _CT_RATE_NAME = re.compile(r"(?:train|valid(?:ation)?)_\d+(?![^_])")
 _BIDS_SUBJECT = re.compile(r"(?:^|[/_])(sub-[A-Za-z0-9]+)(?![A-Za-z0-9])")
@@ -31,13 +28,14 @@ def read_folder(root: Path) -> Iterator[Row]:
     paths = list(walk(root))
     dicom = list_dicom(root, root) if any(map(may_be_dicom, paths)) else []
     found = list_nifti([path for path in paths if is_nifti(path)], root) + dicom
-    found.sort(key=lambda one: (one.place, one.uid))
+    found.sort(key=lambda one: one.rank)
     table = root / "metadata.csv"
     metadata = read_metadata(table) if table.exists() else {}
     patients = _patients(found)
     unique = unique_names([_name(one) for one in found])
     for one, patient, (volume, first) in zip(found, patients, unique, strict=True):
-        problem = one.problem if first is None else duplicate(volume, found[first])
+        again = None if first is None else duplicate(volume, found[first])
+        problem = one.problem or again
         size, mtime_ns = one.size_and_mtime()
         stated = _stated(one, volume, metadata)
         yield Row(
@@ -68,19 +66,23 @@ def _stated(one: Found, volume: str, metadata: Mapping[str, Metadata]) -> Metada
 
 
 def _name(one: Found) -> str:
-    """Return the id a series should have: its path, and for DICOM a hash of its UID."""
+    """Return the id a series should have: its path, and for DICOM a hash of its UID.
+
+    A damaged file has no UID and is told apart by its name.
+    """
     if one.kind == "nifti":
         return safe_name(stem(one.place))
     folder = "" if one.place == "." else f"{one.place}_"
-    return safe_name(f"{folder}{_short_hash(one.uid)[:8]}")
+    return safe_name(f"{folder}{_short_hash(one.uid or one.files[0].name)[:8]}")
 
 
 def _patients(found: Sequence[Found]) -> list[str]:
     """Return who each series is of; the same person has one name, of NIfTI and DICOM alike."""
     known = {one.patient for one in found if one.patient}
-    stems = Counter(_last(one.place) for one in found if one.kind == "nifti")
+    places = {(_parent(one.place), _last(one.place)) for one in found if one.kind == "nifti"}
+    alike = Counter(last for _, last in places)
     # Files called alike in many folders (s0001/ct.nii.gz) are told apart by the folder.
-    shared = {_parent(one.place) for one in found if stems[_last(one.place)] > 1}
+    shared = {folder for folder, last in places if alike[last] > 1}
     return [_patient(one, known, shared) for one in found]
 
 

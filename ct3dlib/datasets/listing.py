@@ -34,6 +34,11 @@ class Found:
     patient: str = ""
     problem: Problem | None = None
 
+    @property
+    def rank(self) -> tuple[str, bool, str, tuple[Path, ...]]:
+        """What series are sorted by; in one place the sound ones first: they keep the name."""
+        return self.place, self.problem is not None, self.uid, self.files
+
     def sources(self, root: Path) -> tuple[str, ...]:
         """Return the files as POSIX paths relative to the root."""
         return tuple(relative(path, root) for path in self.files)
@@ -52,7 +57,7 @@ def list_nifti(paths: Sequence[Path], root: Path) -> list[Found]:
 
 
 def list_dicom(folder: Path, root: Path) -> list[Found]:
-    """Return the DICOM series below a folder, sorted by place and UID."""
+    """Return the DICOM series below a folder and its damaged files."""
     found = []
     for series in list_series(folder):
         place = Path(os.path.commonpath([path.parent for path in series.files]))
@@ -69,7 +74,7 @@ def list_dicom(folder: Path, root: Path) -> list[Found]:
                 problem=series.problem,
             )
         )
-    return sorted(found, key=lambda one: (one.place, one.uid, one.files))
+    return found
 
 
 def unique_names(names: Sequence[str]) -> list[tuple[str, int | None]]:

@@ -9,20 +9,13 @@ from typing import Literal
 
 import numpy as np
 
-from ct3dlib.datasets.phantom_canvas import (
-    Array,
-    Coordinates,
-    Field,
-    Points,
-    Pose,
-    ellipsoid,
-    smooth_union,
-)
+from ct3dlib.datasets.phantom_shapes import ellipsoid, smooth_union
+from ct3dlib.datasets.phantom_space import Array, Coordinates, Field, Points, Pose
 
 Side = Literal["left", "right"]
 SIDES: tuple[Side, Side] = ("left", "right")
 LEFT_UPPER, LEFT_LOWER, RIGHT_UPPER, RIGHT_MIDDLE, RIGHT_LOWER = 1, 2, 3, 4, 5
-LOBES = (LEFT_UPPER, LEFT_LOWER, RIGHT_UPPER, RIGHT_MIDDLE, RIGHT_LOWER)
+LOBES: tuple[int, ...] = (LEFT_UPPER, LEFT_LOWER, RIGHT_UPPER, RIGHT_MIDDLE, RIGHT_LOWER)
 CHEST_WALL = 8.0  # mm from the outer face of the ribs to the pleura
 CHEST_LOW, CHEST_HIGH = (-150.0, -115.0, -215.0), (150.0, 115.0, 125.0)
 
@@ -116,10 +109,15 @@ def _profile(z: Array, knots: Points, values: Points) -> Array:
 
 
 def _oval(x: Array, y: Array, half_width: Array, half_depth: Array) -> Array:
-    """Return the distance, along the ray from the middle, to a superellipse of exponent 2.5."""
-    u, v = np.abs(x) / half_width, np.abs(y) / half_depth
-    ratio = np.power(u * u * np.sqrt(u) + v * v * np.sqrt(v) + np.float32(1e-6), np.float32(0.4))
-    return np.hypot(x, y) * (1 - 1 / ratio)
+    """Return the distance to an egg-shaped superellipse, along the ray from the middle.
+
+    Its exponent is 9/4, and it is wider at the back than at the front.
+    """
+    egg = 1 + np.float32(0.12) * np.clip(y / half_depth, -1, 1)
+    u, v = np.abs(x) / (half_width * egg), np.abs(y) / half_depth
+    power = u * u * np.sqrt(np.sqrt(u)) + v * v * np.sqrt(np.sqrt(v))
+    inverse = np.exp(np.log(power + np.float32(1e-6)) * np.float32(-1 / 2.25))
+    return np.hypot(x, y) * (1 - inverse)
 
 
 def cage_middle(z: Array) -> Array:
@@ -170,8 +168,8 @@ def diaphragm(at: Coordinates) -> Array:
 HEART_CENTRE = (8.0, -26.0, -72.0)
 # Chambers of the template's heart: centre, radii, HU.
 CHAMBERS = (
-    ((34.0, -30.0, -84.0), (37.0, 36.0, 37.0), 47.0),  # left ventricle
-    ((10.0, -53.0, -84.0), (40.0, 22.0, 34.0), 40.0),  # right ventricle
+    ((40.0, -33.0, -88.0), (42.0, 34.0, 34.0), 47.0),  # left ventricle
+    ((12.0, -54.0, -86.0), (43.0, 21.0, 32.0), 40.0),  # right ventricle
     ((-25.0, -29.0, -78.0), (23.0, 28.0, 34.0), 39.0),  # right atrium
     ((6.0, 4.0, -55.0), (32.0, 19.0, 23.0), 41.0),  # left atrium
 )
@@ -219,26 +217,29 @@ def pericardium(at: Coordinates, anatomy: Anatomy, distance: Array) -> Array:
 def mediastinum(at: Coordinates) -> Array:
     """Return the distance to the core between the lungs, without the heart."""
     z = at.z
-    half_width = np.float32(25) + np.float32(8) * np.exp(-(((z - 10) / 45) ** 2))
+    half_width = np.float32(18) + np.float32(13) * np.exp(-(((z - 18) / 42) ** 2))
     half_depth = np.float32(56) + np.float32(14) * np.exp(-(((z + 40) / 70) ** 2))
     core = _oval(at.x, at.y - np.float32(6), half_width, half_depth)
-    behind = np.maximum(np.abs(at.x) - 25, spine_y(z) - 6 - at.y)
+    behind = np.maximum(np.abs(at.x) - 23, spine_y(z) - 4 - at.y)
     return np.minimum(np.minimum(core, behind), np.abs(at.x) - np.float32(3))
 
 
-def lungs(at: Coordinates, anatomy: Anatomy, *, wall: Array) -> Array:
-    """Return the distance to both lungs, before the aorta presses on the left one.
+def cavity(at: Coordinates, wall: Array) -> Array:
+    """Return the distance to what the lungs could fill if there were no heart and no aorta.
 
     Args:
         at: Positions.
-        anatomy: The patient.
         wall: Distance to the rib cage at the same positions.
     """
-    wall = wall + np.float32(CHEST_WALL)
     apex = at.z - np.float32(113)
-    distance = np.maximum(np.maximum(wall, -diaphragm(at)), np.maximum(-mediastinum(at), apex))
-    around = pericardium(at, anatomy, heart(at, anatomy)) + 2
-    return np.maximum(distance, -around)
+    inner = np.maximum(wall + np.float32(CHEST_WALL), -diaphragm(at))
+    return np.maximum(inner, np.maximum(-mediastinum(at), apex))
+
+
+def lungs(at: Coordinates, anatomy: Anatomy) -> Array:
+    """Return the distance to both lungs, before the aorta presses on the left one."""
+    sac = pericardium(at, anatomy, heart(at, anatomy))
+    return np.maximum(cavity(at, cage(at)), -2 - sac)
 
 
 def fissures(at: Coordinates, anatomy: Anatomy) -> tuple[Array, Array]:
@@ -263,6 +264,6 @@ def lobe_points(anatomy: Anatomy, rng: np.random.Generator, depth: float) -> dic
     points = rng.uniform(CHEST_LOW, CHEST_HIGH, (24000, 3))
     x, y, z = points.astype(np.float32).T
     at = Coordinates(x, y, z)
-    inside = lungs(at, anatomy, wall=cage(at)) < -depth
+    inside = lungs(at, anatomy) < -depth
     lobe = lobes(at, anatomy)
     return {region: points[inside & (lobe == region)] for region in LOBES}

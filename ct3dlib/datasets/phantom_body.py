@@ -13,16 +13,9 @@ from ct3dlib.datasets.phantom_anatomy import (
     diaphragm,
     spine_y,
 )
-from ct3dlib.datasets.phantom_canvas import (
-    Array,
-    Canvas,
-    Coordinates,
-    Position,
-    Tube,
-    Window,
-    ellipsoid,
-    paint_tubes,
-)
+from ct3dlib.datasets.phantom_canvas import Canvas, Window, paint_tubes
+from ct3dlib.datasets.phantom_shapes import Tube, ellipsoid
+from ct3dlib.datasets.phantom_space import Array, Coordinates, Number, Position
 
 LIVER, SPLEEN, STOMACH, KIDNEY, SPINE, RIBS = 15, 16, 17, 18, 19, 20
 FAT_HU, MUSCLE_HU = -102.0, 54.0
@@ -59,7 +52,7 @@ class Scene:
         """Coarse structure, D H W."""
         return self.anatomy.coarse.on(self.canvas.grid.axes)
 
-    def tubes(self, points: list[Position], radii: list[float]) -> list[Tube]:
+    def tubes(self, points: list[Position], radii: list[Number]) -> list[Tube]:
         """Return the tubes along template points, in world positions."""
         world = [tuple(p) for p in self.canvas.pose.to_world(np.array(points)).tolist()]
         return [
@@ -74,36 +67,42 @@ def paint_table(scene: Scene) -> None:
     back = (118 + anatomy.fat * 0.8) * pose.scale[1] + 3
     depth = y - back + x * x / 1500 + 0 * z  # mm below the table's top
     window = scene.canvas.whole()
-    for top, bottom, hu in ((-2, 12, -940), (12, 15, -150), (15, 36, -890), (36, 39, -150)):
+    for top, bottom, hu in ((-2, 12, -940), (12, 14, -450), (14, 36, -890), (36, 39, -250)):
         sheet = np.maximum(top - depth, depth - bottom)
         window.paint(np.maximum(sheet, np.abs(x) - 215), float(hu))
+
+
+def _muscle(at: Coordinates) -> Array:
+    """Return the thickness of muscle outside the rib cage, mm."""
+    x, y, z = at
+    back = 17 * np.exp(-(((np.abs(x) - 26) / 24) ** 2)) * (y > 20)
+    lateral = np.exp(-(((np.abs(x) - 95) / 38) ** 2)) * np.clip((y + 5) / 40, 0, 1)
+    scapular = 24 * lateral * np.clip((z + 45) / 50, 0, 1)
+    chest = np.exp(-(((np.abs(x) - 62) / 34) ** 2)) * np.clip((-y - 25) / 30, 0, 1)
+    pectoral = 13 * chest * np.exp(-(((z - 30) / 42) ** 2))
+    shoulder = 80 * np.clip((z - 48) / 55, 0, 1)
+    return 8 + back + scapular + pectoral + shoulder
 
 
 def paint_wall(scene: Scene) -> None:
     """Paint skin, fat, muscle and what fills the rib cage."""
     window, anatomy, ribs = scene.canvas.whole(), scene.anatomy, scene.cage
-    at = window.at
+    at, texture = window.at, scene.texture
     skin = body(at, anatomy)
-    window.paint(skin, 25)
-    window.paint(skin + 2.2, FAT_HU + 7 * scene.texture)
-    muscle = np.minimum(skin + np.float32(anatomy.fat) * (0.85 + 0.1 * scene.coarse), ribs)
+    window.paint(skin, 5)
+    window.paint(skin + 1.8, FAT_HU + 7 * texture)
     # Zero levels of a smooth field are thin sheets, as the fat between muscles.
-    sheets = np.exp(-((scene.coarse / np.float32(0.09)) ** 2))
-    streaked = MUSCLE_HU + 4 * scene.texture - 95 * sheets * np.clip((ribs - 2) / 6, 0, 1)
-    window.paint(np.where(ribs < 0, ribs, np.maximum(muscle, 4 - ribs)), streaked)
-    window.paint(np.abs(ribs + 4) - 3.5, 30 + 15 * scene.texture)
+    sheets = np.exp(-((scene.coarse / np.float32(0.10)) ** 2)) * np.clip((ribs - 1) / 5, 0, 1)
+    thickness = _muscle(at) * (1 + 0.12 * scene.coarse)
+    muscle = np.maximum(skin + np.float32(3 + 0.55 * anatomy.fat), ribs - thickness)
+    window.paint(muscle, MUSCLE_HU + 4 * texture - 100 * sheets)
+    window.paint(np.abs(ribs + 4) - 3.5, 30 + 15 * texture)
     neck = np.clip((at.z - 96) / 25, 0, 1)
-    window.paint(ribs + np.float32(CHEST_WALL - 1), FAT_HU + 6 * scene.texture + 120 * neck)
+    window.paint(ribs + np.float32(CHEST_WALL - 1), FAT_HU + 6 * texture + 120 * neck)
     if anatomy.sex == "F":
         for x in (-72.0, 72.0):
             gland = ellipsoid(at, (x, -98.0 - anatomy.fat, -50.0), (30.0, 13.0, 26.0))
-            window.paint(np.maximum(gland + 5 * scene.texture, skin + 5), 15)
-    for x in (-118.0, 118.0):
-        axilla = scene.canvas.template((x - 24, -45, 15), (x + 24, 35, 105))
-        if axilla is not None:
-            ribs_here = ribs[axilla.box]
-            hollow = ellipsoid(axilla.at, (x, -8.0, 60.0), (19.0, 32.0, 40.0))
-            axilla.paint(np.maximum(hollow, 5 - ribs_here), FAT_HU, edge=4.0)
+            window.paint(np.maximum(gland + 5 * texture, skin + 5), 15)
 
 
 def paint_bones(scene: Scene) -> None:
@@ -153,10 +152,12 @@ def _paint_ribs(scene: Scene) -> None:
     x, y, z = (axis[shell] for axis in at)
     depth = scene.cage[shell] + np.float32(3.8)
     angle = np.arctan2(np.abs(x), y - cage_middle(z))  # 0 at the back, pi at the front
-    drop = 38 * (1 - np.cos(angle)) - 45 * np.clip(angle - 2.45, 0, 1)
+    # Ribs fall towards the front, less so where the cage is narrow; cartilage rises again.
+    drop = 20 * angle + 34 * (1 - np.cos(angle)) - 80 * np.clip(angle - 2.4, 0, 1)
+    drop = drop * np.clip((np.float32(150) - z) / 130, 0.3, 1)
     level = (np.float32(FIRST_RIB) - z - drop) / np.float32(VERTEBRA_PITCH)
     number = np.clip(np.rint(level), 0, 11).astype(np.int32)
-    height = (level - number) * np.float32(VERTEBRA_PITCH * 0.55)
+    height = (level - number) * np.float32(VERTEBRA_PITCH * 0.62)
     radius = np.hypot(height, depth)
     bone = np.maximum(radius - 3.9, (angle - _BONE_END[number]) * 100)
     cartilage = np.maximum(radius - 4.2, (angle - _CARTILAGE_END[number]) * 60)

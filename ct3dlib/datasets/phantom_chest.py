@@ -11,17 +11,19 @@ from ct3dlib.datasets.phantom_anatomy import (
     CHEST_LOW,
     CHEST_WALL,
     Anatomy,
+    cavity,
     diaphragm,
     fissures,
     heart,
     in_heart,
     lobes,
-    lungs,
     pericardium,
     spine_y,
 )
 from ct3dlib.datasets.phantom_body import FAT_HU, Scene
-from ct3dlib.datasets.phantom_canvas import Array, Canvas, Window, capsule, ellipsoid
+from ct3dlib.datasets.phantom_canvas import Canvas, Window
+from ct3dlib.datasets.phantom_shapes import capsule, ellipsoid
+from ct3dlib.datasets.phantom_space import Array
 from ct3dlib.datasets.phantom_vessels import AORTA_PATH, aorta_scale, path_tubes
 
 HEART, PERICARDIUM, MEDIASTINUM, PLEURA, THYROID = 8, 9, 12, 13, 14
@@ -51,24 +53,26 @@ class Chest(Scene):
         self.window: Window = window
 
     @cached_property
+    def heart(self) -> tuple[Window, Array] | None:
+        """The window around the heart and the distance to it; None outside the grid."""
+        window = self.canvas.template((-90, -105, -150), (115, 60, 5))
+        return None if window is None else (window, heart(window.at, self.anatomy))
+
+    @cached_property
     def depth(self) -> Array:
         """Distance to the lungs in the chest's window, negative inside."""
-        distance = lungs(self.window.at, self.anatomy, wall=self.cage[self.window.box])
         outside = np.full(self.canvas.grid.shape, 99, np.float32)
-        outside[self.window.box] = distance
+        outside[self.window.box] = cavity(self.window.at, self.cage[self.window.box])
+        if self.heart is not None:
+            window, distance = self.heart
+            sac = pericardium(window.at, self.anatomy, distance)
+            outside[window.box] = np.maximum(outside[window.box], -2 - sac)
         for tube in path_tubes(self, AORTA_PATH, 3.0, aorta_scale(self.anatomy)):
-            near = self._around(tube.start, tube.stop, max(tube.radii) + 12)
+            near = self.canvas.around(tube, 12)
             if near is not None:
                 pressed = np.maximum(outside[near.box], -capsule(near.at, tube))
                 outside[near.box] = pressed
         return outside[self.window.box]
-
-    def _around(
-        self, start: tuple[float, ...], stop: tuple[float, ...], margin: float
-    ) -> Window | None:
-        low = [float(v) for v in np.minimum(start, stop) - margin]
-        high = [float(v) for v in np.maximum(start, stop) + margin]
-        return self.canvas.world((low[0], low[1], low[2]), (high[0], high[1], high[2]))
 
     @cached_property
     def lobe(self) -> NDArray[np.uint8]:
@@ -115,11 +119,10 @@ def paint_mediastinum(chest: Chest) -> None:
 def paint_heart(chest: Chest) -> None:
     """Paint pericardium with its fluid, epicardial fat and the chambers."""
     anatomy = chest.anatomy
-    window = chest.canvas.template((-85, -105, -150), (105, 55, 0))
-    if window is None:
+    if chest.heart is None:
         return
+    window, distance = chest.heart
     at = window.at
-    distance = heart(at, anatomy)
     sac = pericardium(at, anatomy, distance)
     floor = 1.5 - diaphragm(at)
     clipped = np.maximum(np.maximum(sac, floor), chest.cage[window.box] + 10)

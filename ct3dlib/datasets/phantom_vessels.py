@@ -14,7 +14,9 @@ from ct3dlib.datasets.phantom_anatomy import (
     lobe_points,
 )
 from ct3dlib.datasets.phantom_body import Scene
-from ct3dlib.datasets.phantom_canvas import Points, Position, Tube, paint_tubes
+from ct3dlib.datasets.phantom_canvas import paint_tubes
+from ct3dlib.datasets.phantom_shapes import Tube
+from ct3dlib.datasets.phantom_space import Number, Points, Position
 
 AIRWAY, ESOPHAGUS, AORTA, GREAT_VESSELS = 6, 7, 10, 11
 BLOOD_HU, LUMEN_HU = 42.0, -985.0
@@ -24,7 +26,7 @@ class Path(NamedTuple):
     """Template points of a structure and its radius at each, mm."""
 
     points: list[Position]
-    radii: list[float]
+    radii: list[Number]
 
 
 TRACHEA = Path([(0, -3, 150), (1, 1, 80), (0, 5, 10), (0, 6, 0)], [8.6, 8.6, 8.8, 9.0])
@@ -96,15 +98,15 @@ class Branch(NamedTuple):
 
     start: Points
     stop: Points
-    radii: tuple[float, float]
+    radii: tuple[Number, Number]
 
 
 def grow(root: Points, targets: Points, radius: float) -> list[Branch]:
     """Return a tree from a root to every target, by halving the targets.
 
     Each branch goes part of the way to the middle of its targets, which are then cut in two along
-    their longest direction. Radii follow Murray's law with exponent 2.7 (C. D. Murray, PNAS 12,
-    1926; exponent after Suwa et al., 1963).
+    their longest direction. Radii follow Murray's law with exponent 3.3 (C. D. Murray, PNAS 12,
+    1926, has 3).
 
     Args:
         root: Where it starts, xyz.
@@ -116,7 +118,7 @@ def grow(root: Points, targets: Points, radius: float) -> list[Branch]:
     while waiting:
         start, leaves, thick = waiting.pop()
         if len(leaves) == 1:
-            branches.append(Branch(start, leaves[0], (thick, thick * 0.55)))
+            branches.append(Branch(start, leaves[0], (thick, thick * 0.8)))
             continue
         stop = start + 0.42 * (leaves.mean(axis=0) - start)
         branches.append(Branch(start, stop, (thick, thick * 0.93)))
@@ -125,7 +127,7 @@ def grow(root: Points, targets: Points, radius: float) -> list[Branch]:
         order = np.argsort(spread @ axis)
         half = len(leaves) // 2
         for part in (order[:half], order[half:]):
-            share = (len(part) / len(leaves)) ** (1 / 2.7)
+            share = (len(part) / len(leaves)) ** (1 / 3.3)
             waiting.append((stop, leaves[part], thick * share))
     return branches
 
@@ -147,7 +149,7 @@ def grow_trees(anatomy: Anatomy) -> Trees:
         if len(points) < 60:
             trees.bronchi[lobe] = []
             continue
-        count = 30 if lobe == RIGHT_MIDDLE else 62
+        count = 90 if lobe == RIGHT_MIDDLE else 190
         leaves = points[: min(count, len(points))]
         start, radius = _ARTERY_ROOT[lobe]
         trees.arteries.extend(grow(np.array(start, float), leaves, radius))

@@ -38,7 +38,7 @@ def read_split_table(path: Path) -> SplitTable:
     entries: dict[str, tuple[str | None, Split | None]] = {}
     for key, cells in read_rows(path, ("split",)):
         text = cells["split"].strip()
-        split = next((known for known in SPLITS if known == text), None)
+        split: Split | None = next((known for known in SPLITS if known == text), None)
         if text and split is None:
             raise DatasetError(
                 f"{path}: {key} is in split {text!r}; the splits are {', '.join(SPLITS)}"

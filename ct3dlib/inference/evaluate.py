@@ -14,13 +14,14 @@ from torch import Tensor
 from ct3dlib.cohort.store import StoredVolume
 from ct3dlib.errors import StoreError
 from ct3dlib.inference.encode import recipe_of
-from ct3dlib.inference.reconstruct import hu_to_range, padding, reconstruct
+from ct3dlib.inference.reconstruct import padding, reconstruct
 from ct3dlib.metrics.codebook import CodeUsage
 from ct3dlib.metrics.distribution import kernel_distance, ms_ssim_diversity
 from ct3dlib.metrics.reconstruction import hu_mae, mean_volume, psnr_db, seam_ratio, ssim
 from ct3dlib.models.exported import Exported
 from ct3dlib.progress import progress
 from ct3dlib.scan.geometry import canonical
+from ct3dlib.scan.intensity import apply_window
 from ct3dlib.scan.nifti import read_nifti
 
 
@@ -92,7 +93,7 @@ def evaluate_samples(
     """Return how far samples are from held-out volumes, and from each other.
 
     `kid` is the kernel distance on the tokenizer's own encoder features: mean and deviation of
-    each latent channel over the volume.
+    each latent channel over the volume; None where there is only one volume of a kind.
 
     Args:
         tokenizer: The tokenizer that decoded the samples.
@@ -102,12 +103,16 @@ def evaluate_samples(
     recipe = recipe_of(tokenizer)
     real = torch.stack([latent_features(tokenizer, v.read()) for v in valid])
     drawn = torch.stack([latent_features(tokenizer, s) for s in samples])
-    distance = kernel_distance(real, drawn, generator=torch.Generator().manual_seed(0))
+    smaller = min(len(real), len(drawn))
+    distance = None
+    if smaller > 1:
+        generator = torch.Generator().manual_seed(0)
+        distance = kernel_distance(real, drawn, generator=generator, subset_size=min(1000, smaller))
     stack = torch.from_numpy(np.stack(samples).astype(np.float32)).clamp(*recipe.window)
     width = recipe.window[1] - recipe.window[0]
     return {
-        "kid": distance.mean,
-        "kid_std": distance.std,
+        "kid": None if distance is None else distance.mean,
+        "kid_std": None if distance is None else distance.std,
         "ms_ssim_diversity": float(ms_ssim_diversity(stack - recipe.window[0], data_range=width)),
         "label_balanced_accuracy": {},
         "n": len(samples),
@@ -121,12 +126,10 @@ def latent_features(tokenizer: Exported, hu: NDArray[np.generic]) -> Float[Tenso
     recipe = recipe_of(tokenizer)
     model = tokenizer.module
     pad = padding(hu.shape, model.spec.downsampling)
-    filled = np.pad(
-        np.asarray(hu, np.float32), [(0, n) for n in pad], constant_values=recipe.window[0]
-    )
+    filled = np.pad(hu, [(0, n) for n in pad], constant_values=recipe.window[0])
+    values = torch.from_numpy(apply_window(filled, recipe.window, onto=recipe.range))
     device = next(model.parameters()).device
-    values = hu_to_range(torch.from_numpy(filled).to(device), recipe.window, recipe.range)
-    latents = model.encode_windowed(values[None, None])[0].flatten(1)  # C N
+    latents = model.encode_windowed(values[None, None].to(device))[0].flatten(1)  # C N
     return torch.cat([latents.mean(1), latents.std(1)]).cpu()
 
 

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Int64
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ct3dlib.inference.windows import encode_windows
 from ct3dlib.models.tokenizer import CausalTokenizer
+from ct3dlib.scan.intensity import apply_window, remove_window
 
 Interval = tuple[float, float]
 
@@ -66,10 +67,9 @@ def encode_volume(
         FloatingPointError: The volume or a latent is not finite.
     """
     pad = padding(volume.shape, model.spec.downsampling)
-    volume = np.asarray(volume, np.float32)
-    filled = np.pad(volume, [(0, n) for n in pad], constant_values=window[0])
-    values = hu_to_range(torch.from_numpy(filled), window, value_range)
-    indices = encode_windows(model, values.unsqueeze(0), windows_per_batch=windows_per_batch)
+    filled = np.pad(volume.astype(np.float32), [(0, n) for n in pad], constant_values=window[0])
+    values = torch.from_numpy(apply_window(filled, window, onto=value_range)).unsqueeze(0)
+    indices = encode_windows(model, values, windows_per_batch=windows_per_batch)
     return EncodedVolume(indices, pad)
 
 
@@ -124,7 +124,8 @@ def decode_indices(
             f"{tuple(indices.shape)} tokens decode to {tuple(values.shape)}, not {shape}"
         )
     depth, height, width = shape
-    return range_to_hu(values[:depth, :height, :width], window, value_range).cpu().numpy()
+    kept = values[:depth, :height, :width].cpu().numpy()
+    return remove_window(kept, window, onto=value_range)
 
 
 def padding(shape: tuple[int, ...], downsampling: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -141,19 +142,3 @@ def padding(shape: tuple[int, ...], downsampling: tuple[int, int, int]) -> tuple
         -shape[1] % downsampling[1],
         -shape[2] % downsampling[2],
     )
-
-
-def hu_to_range(
-    hu: Float[Tensor, "*shape"], window: Interval, value_range: Interval
-) -> Float[Tensor, "*shape"]:
-    """Return HU clipped to the window and mapped linearly onto the range."""
-    low, high = value_range
-    unit = (hu.clamp(*window) - window[0]) / (window[1] - window[0])
-    return low + unit * (high - low)
-
-
-def range_to_hu(
-    values: Float[Tensor, "*shape"], window: Interval, value_range: Interval
-) -> Float[Tensor, "*shape"]:
-    """Return the HU of values clamped to the range: the inverse of `hu_to_range`."""
-    return hu_to_range(values, value_range, window)

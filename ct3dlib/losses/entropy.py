@@ -1,6 +1,7 @@
-"""Entropy and commitment of lookup-free quantization, in nats, without a table of all codes per token.
+"""Entropy and commitment of lookup-free quantization, without a table of all codes per token.
 
 Letters: B batch, C channels = bits, D H W latent grid, N tokens = B*D*H*W.
+Entropies are in nats.
 
 The soft assignment of a latent z to the codes c in {-1, +1}^C, softmax(2 * sharpness * z.c), is a
 product over bits with p(bit = 1) = sigmoid(4 * sharpness * z). So the entropy of a token is a sum
@@ -18,9 +19,7 @@ MAX_JOINT_BITS = 10
 _SMALLEST = 1e-9
 
 
-def sample_entropy(
-    latents: Float[Tensor, "B C D H W"], *, sharpness: float = 100.0
-) -> Float[Tensor, ""]:
+def sample_entropy(latents: Float[Tensor, "B C D H W"], *, sharpness: float) -> Float[Tensor, ""]:
     """Return the mean entropy of the tokens' soft assignments.
 
     Yu et al., arXiv:2310.05737, eq. 5, first term. Small where every latent is far from 0.
@@ -35,7 +34,7 @@ def sample_entropy(
 
 
 def code_probabilities(
-    latents: Float[Tensor, "B C D H W"], *, sharpness: float = 100.0
+    latents: Float[Tensor, "B C D H W"], *, sharpness: float
 ) -> list[Float[Tensor, " K"]]:
     """Return the probabilities of the codes, averaged over all tokens.
 
@@ -75,7 +74,8 @@ def commitment(
 def _mean_joint(logits: Float[Tensor, "N C"]) -> Float[Tensor, " K"]:
     """Return the mean over tokens of the joint of all bits, first bit most significant."""
     first, second = (_joint(half) for half in logits.tensor_split(2, dim=1))
-    return (first.T @ second).flatten() / len(logits)
+    with torch.autocast(logits.device.type, enabled=False):  # small shares would drown in bfloat16
+        return (first.T @ second).flatten() / len(logits)
 
 
 def _joint(logits: Float[Tensor, "N C"]) -> Float[Tensor, "N K"]:

@@ -48,7 +48,7 @@ class CodeUsage:
 
     @property
     def perplexity(self) -> float:
-        """exp of the entropy of the counts: codes in use if all were used evenly; 0 for none."""
+        """Codes that would be used if all were used evenly: exp of the entropy; 0 for none."""
         if not self.tokens:
             return 0.0
         shares = self.counts / self.tokens

@@ -74,9 +74,10 @@ def hu_mae(
     """
     first, second = _clipped(original, reconstructed, window)
     error = np.abs(first - second)
+    tissue_hu = original.astype(np.float64)
     result: dict[str, float | None] = {"all": float(error.mean())}
     for tissue, (low, high) in TISSUES.items():
-        inside = error[(original >= low) & (original < high)]
+        inside = error[(tissue_hu >= low) & (tissue_hu < high)]
         result[tissue] = float(inside.mean()) if inside.size else None
     return result
 

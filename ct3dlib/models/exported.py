@@ -6,7 +6,6 @@ windows), a summary of the training, and the hash that ties it to its weights.
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,8 +82,8 @@ def save_model(
     text = json.dumps(document, indent=2, allow_nan=False) + "\n"
     partial_spec = folder / f"{SPEC}.partial"
     partial_spec.write_text(text, encoding="utf-8")
-    os.replace(partial, folder / WEIGHTS)
-    os.replace(partial_spec, folder / SPEC)
+    partial.replace(folder / WEIGHTS)
+    partial_spec.replace(folder / SPEC)
 
 
 def load_model(folder: Path) -> Exported:

@@ -173,8 +173,8 @@ class CausalTokenizer(nn.Module):
         windows = _double_first(volumes).unfold(2, 2 + stride, stride)  # B 1 N H W S
         return windows.permute(0, 2, 1, 5, 3, 4)
 
-    def encode_window(self, windows: Float[Tensor, "B 1 S H W"]) -> Float[Tensor, "B C 2 h w"]:
-        """Return the latents of windows, slices in pairs from the first on."""
+    def encode_window(self, windows: Float[Tensor, "B 1 S H W"]) -> Float[Tensor, "B C d h w"]:
+        """Return the latents of windows, two each; slices are paired from the first on."""
         return self.encoder(_channels_last(haar(windows)))
 
     def decode(self, codes: Float[Tensor, "B C d h w"]) -> Float[Tensor, "B 1 D H W"]:

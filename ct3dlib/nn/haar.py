@@ -1,7 +1,7 @@
 """One level of the 3D Haar wavelet transform, scaled so that the low band is a mean.
 
-Letters: B batch, C channels, D H W voxels; bands are numbered in binary by (D, H, W), so band 0 is
-the mean of a 2 x 2 x 2 block and band 1 its high pass along W.
+Letters: B batch, C channels, K = 8 C bands, D H W voxels. Bands are numbered in binary by
+(D, H, W), so band 0 is the mean of a 2 x 2 x 2 block and band 1 its high pass along W.
 """
 
 import torch
@@ -29,14 +29,16 @@ def haar(volumes: Float[Tensor, "B C D H W"]) -> Float[Tensor, "B 8*C D//2 H//2 
     return bands
 
 
-def inverse_haar(bands: Float[Tensor, "B 8*C D H W"]) -> Float[Tensor, "B C 2*D 2*H 2*W"]:
+def inverse_haar(bands: Float[Tensor, "B K D H W"]) -> Float[Tensor, "B K//8 2*D 2*H 2*W"]:
     """Return the volumes whose `haar` bands these are.
 
     Raises:
         ValueError: The number of channels is not a multiple of 8.
     """
     if bands.shape[1] % BANDS:
-        raise ValueError(f"the inverse Haar transform needs 8 bands a channel, not {bands.shape[1]}")
+        raise ValueError(
+            f"the inverse Haar transform needs 8 bands a channel, not {bands.shape[1]}"
+        )
     volumes = bands
     for axis in (2, 3, 4):
         low, high = volumes.chunk(2, dim=1)

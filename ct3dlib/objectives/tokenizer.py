@@ -3,9 +3,11 @@
 Letters: B crops, D H W voxels, C channels of a picture, K codes.
 """
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
 from ct3dlib.config import TokenizerSpec
 from ct3dlib.losses.entropy import (
@@ -16,6 +18,7 @@ from ct3dlib.losses.entropy import (
 )
 from ct3dlib.losses.reconstruction import absolute_error, squared_error
 from ct3dlib.models.tokenizer import CausalTokenizer
+from ct3dlib.nn.conv import ResBlock
 from ct3dlib.training.distributed import mean_over_ranks
 from ct3dlib.training.objective import Batch, Metrics, Objective
 
@@ -49,8 +52,9 @@ class TokenizerObjective(Objective):
         weights, volumes = self.spec.loss, batch["volume"]
         result = self.model(volumes)
         l1 = absolute_error(result.volumes, volumes)
-        sure = sample_entropy(result.latents)
-        diverse = batch_entropy([self._of_batch(p) for p in code_probabilities(result.latents)])
+        sure = sample_entropy(result.latents, sharpness=weights.sharpness)
+        shares = code_probabilities(result.latents, sharpness=weights.sharpness)
+        diverse = batch_entropy([self._of_batch(p) for p in shares])
         committed = commitment(result.latents, result.quantized.codes)
         loss = (
             weights.l1 * l1
@@ -67,6 +71,10 @@ class TokenizerObjective(Objective):
         }
         return loss, {name: value.detach() for name, value in metrics.items()}
 
+    def blocks(self) -> Sequence[nn.Module]:
+        """Return the residual blocks."""
+        return [module for module in self.model.modules() if isinstance(module, ResBlock)]
+
     def entropy_weight(self, step: Int64[Tensor, ""]) -> Float[Tensor, ""]:
         """Return the weight of the entropy terms at a step."""
         weights = self.spec.loss
@@ -77,7 +85,7 @@ class TokenizerObjective(Objective):
 
     @torch.no_grad()
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the first crop's middle slice: original, reconstruction, difference (0.5: none)."""
+        """Return the first crop's middle slice: original, reconstruction, difference + 0.5."""
         volumes = batch["volume"][:1]
         original, reconstructed = (
             self._unit(v)[0, :, v.shape[2] // 2] for v in (volumes, self.model(volumes).volumes)

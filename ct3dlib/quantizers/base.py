@@ -72,9 +72,7 @@ class Quantizer(nn.Module, ABC):
         return self.lookup(indices)
 
     @abstractmethod
-    def latents_to_codes(
-        self, latents: Float[Tensor, "B C D H W"]
-    ) -> Float[Tensor, "B C D H W"]:
+    def latents_to_codes(self, latents: Float[Tensor, "B C D H W"]) -> Float[Tensor, "B C D H W"]:
         """Return the nearest code of each latent vector, straight-through in the gradient."""
 
     @abstractmethod

@@ -21,12 +21,10 @@ class LFQ(Quantizer):
 
     def __init__(self, spec: LFQSpec) -> None:
         super().__init__(channels=spec.bits, codebook_size=2**spec.bits)
-        powers = 2 ** torch.arange(spec.bits - 1, -1, -1).view(-1, 1, 1, 1)  # C 1 1 1
+        powers = 2 ** torch.arange(spec.bits - 1, -1, -1)
         self.register_buffer("powers", powers, persistent=False)
 
-    def latents_to_codes(
-        self, latents: Float[Tensor, "B C D H W"]
-    ) -> Float[Tensor, "B C D H W"]:
+    def latents_to_codes(self, latents: Float[Tensor, "B C D H W"]) -> Float[Tensor, "B C D H W"]:
         """Return the signs; the gradient passes as if they were the latents."""
         signs = torch.where(latents > 0, 1.0, -1.0)
         # Adding an exact zero keeps the codes exactly -1 and +1, unlike z + (sign - z).
@@ -34,9 +32,9 @@ class LFQ(Quantizer):
 
     def codes_to_indices(self, codes: Float[Tensor, "B C D H W"]) -> Int64[Tensor, "B D H W"]:
         """Return the codes read as binary numbers."""
-        return ((codes > 0) * self.powers).sum(dim=1)
+        return ((codes > 0) * self.powers.view(-1, 1, 1, 1)).sum(dim=1)
 
     def lookup(self, indices: Int64[Tensor, "B D H W"]) -> Float[Tensor, "B C D H W"]:
         """Return the binary digits of the indices, 0 as -1."""
-        bits = indices.unsqueeze(1).bitwise_and(self.powers) > 0
+        bits = indices.unsqueeze(1).bitwise_and(self.powers.view(-1, 1, 1, 1)) > 0
         return torch.where(bits, 1.0, -1.0)

@@ -6,7 +6,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ct3dlib.regions.morphology import Mask, closing, components, fill_slices, opening, track
+from ct3dlib.regions.morphology import (
+    FACES,
+    Mask,
+    closing,
+    components,
+    fill_slices,
+    opening,
+    track,
+)
 from ct3dlib.regions.working_grid import Scan
 
 BONE_HU = 130.0  # spongy bone averaged over a cell
@@ -53,22 +61,26 @@ def find_spine(scan: Scan, body: Mask) -> Spine:
     smooth = ndimage.gaussian_filter1d(path + 0.5, 12 / scan.spacing[0], axis=0, mode="nearest")
     row, column = smooth[:, 0] * scan.spacing[1], smooth[:, 1] * scan.spacing[2]
     behind, aside = h - row[:, None, None], np.abs(w - column[:, None, None])
-    box = (aside < 33) & (behind > -38) & (behind < 50)
+    box = (aside < 28) & (behind > -38) & (behind < 50)
     bone = (scan.hu > BONE_HU) & body & box
-    solid = fill_slices(closing(bone, 7, scan.spacing)) & box & body
+    solid = fill_slices(closing(bone, 5, scan.spacing)) & box & body
     parts = components(opening(solid, 3, scan.spacing), scan.voxels(SPINE_ML))
     return Spine(np.logical_or.reduce([scan.empty, *parts]), row, column)
 
 
-def find_ribs(scan: Scan, body: Mask, inside: Mask) -> Mask:
+def find_ribs(scan: Scan, body: Mask, *, outside: Mask) -> Mask:
     """Return ribs, sternum and shoulder girdle.
 
     Args:
         scan: The CT.
         body: The patient.
-        inside: What is no rib, as the spine and the vessels between the lungs.
+        outside: What lies neither between the lungs, where contrast is as bright as bone, nor
+            in the spine. Bone reaches a little into the space between the lungs.
     """
-    bone = (scan.hu > BONE_HU + 20) & body & ~inside
-    parts = components(bone, scan.voxels(0.5))
+    bone = (scan.hu > BONE_HU + 20) & body
+    seed = bone & outside
+    steps = max(1, round(12 / scan.voxel))
+    grown = ndimage.binary_dilation(seed, FACES, iterations=steps, mask=bone)
+    parts = components(grown, scan.voxels(0.5))
     ribs = np.logical_or.reduce([scan.empty, *parts])
     return ribs if ribs.sum() > scan.voxels(RIBS_ML) else scan.empty

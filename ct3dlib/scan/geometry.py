@@ -71,7 +71,7 @@ def shear(affine: Affine) -> float:
     return float(np.abs(directions.T @ directions - np.eye(3)).max())
 
 
-def shifted(affine: Affine, start: tuple[float, float, float]) -> Affine:
+def shifted(affine: Affine, start: Index) -> Affine:
     """Return the affine of a grid whose first voxel lies at `start` of the old one."""
     moved = affine.copy()
     moved[:3, 3] += affine[:3, :3] @ np.asarray(start, dtype=np.float64)
@@ -89,7 +89,7 @@ def center_start(shape: Index, target: Index) -> Index:
     return d, h, w
 
 
-def crop_or_pad(volume: Volume, start: Index, *, shape: Index, fill: float) -> Volume:
+def crop_or_pad(volume: Volume, start: Index, *, shape: Index, fill: int | float) -> Volume:
     """Cut a box out of a volume; what lies outside the volume becomes `fill`.
 
     Args:

@@ -161,7 +161,7 @@ def _words(look: _Look) -> str:
 
 def _as_is(reading: Reading, evidence: Mapping[str, JSON]) -> HUResult:
     """Clip values that are HU."""
-    return HUResult(_clipped(reading.volume, 1, 0), "hu", evidence)
+    return HUResult(_clipped(reading.volume, 1.0, 0.0), "hu", evidence)
 
 
 def _rescaled(
@@ -173,8 +173,9 @@ def _rescaled(
 
 def _clipped(volume: Volume, slope: float, intercept: float) -> Volume:
     """Return `slope * values + intercept` in [-1024, 3071]; int16 where nothing is lost by it."""
-    whole = volume.array.dtype.kind in "iu" and float(slope).is_integer()
-    if whole and float(intercept).is_integer():
+    if volume.array.dtype == np.int16 and (slope, intercept) == (1, 0):
+        array = np.clip(volume.array, HU_MIN, HU_MAX)
+    elif volume.array.dtype.kind in "iu" and slope.is_integer() and intercept.is_integer():
         hu = volume.array.astype(np.int32) * int(slope) + int(intercept)
         array = np.clip(hu, HU_MIN, HU_MAX).astype(np.int16)
     else:

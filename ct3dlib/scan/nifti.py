@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ct3dlib.config import Triple
 from ct3dlib.errors import VolumeError
 from ct3dlib.scan.geometry import shear
-from ct3dlib.scan.reading import JSON, Reading, check_size, file_sha256
+from ct3dlib.scan.reading import JSON, Reading, check_size, cut_short, file_sha256
 from ct3dlib.scan.volume import Volume
 
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -67,7 +67,7 @@ def _open(path: Path) -> Any:
         image = nibabel.load(path)
     except _BROKEN as error:
         if _header_is_cut(path):
-            raise _truncated(path, "it ends within the header") from error
+            raise cut_short(path, "it ends within the header") from error
         raise VolumeError(
             "FILE_UNREADABLE", f"{path}: not a NIfTI file ({error}); fetch it again"
         ) from error
@@ -90,11 +90,6 @@ def _header_is_cut(path: Path) -> bool:
         return path.stat().st_size == 0
 
 
-def _truncated(path: Path, what: str) -> VolumeError:
-    """Return the error of a file that ends too early."""
-    return VolumeError("FILE_TRUNCATED", f"{path}: the file is cut short, {what}; fetch it again")
-
-
 def _shape(path: Path, image: Any) -> tuple[int, int, int]:
     """Return the file's (k, j, i) lengths after they were checked against its size."""
     lengths = tuple(int(n) for n in image.shape)
@@ -114,7 +109,7 @@ def _shape(path: Path, image: Any) -> tuple[int, int, int]:
     needed = image.dataobj.offset + int(np.prod(lengths, dtype=np.int64)) * dtype.itemsize
     size = path.stat().st_size
     if needed > size * (_MAX_DEFLATE if _zipped(path) else 1):
-        raise _truncated(path, f"{size} bytes cannot hold the {needed} that its header states")
+        raise cut_short(path, f"{size} bytes cannot hold the {needed} that its header states")
     i, j, k = lengths
     return k, j, i
 
@@ -180,7 +175,7 @@ def _values(
             _fill(path, stream, raw)
             stream.read(1)  # past the last voxel: has the gzip trailer checked
     except EOFError as error:
-        raise _truncated(path, "the gzip stream ends early") from error
+        raise cut_short(path, "the gzip stream ends early") from error
     except _DAMAGED as error:
         raise VolumeError(
             "FILE_UNREADABLE", f"{path}: damaged ({error}); fetch it again"
@@ -208,7 +203,7 @@ def _fill(path: Path, stream: Any, array: NDArray[np.generic]) -> None:
     while done < len(view):
         count = stream.readinto(view[done:])
         if not count:
-            raise _truncated(path, f"{done} of {len(view)} bytes of voxels are there")
+            raise cut_short(path, f"{done} of {len(view)} bytes of voxels are there")
         done += count
 
 

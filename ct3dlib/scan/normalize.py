@@ -94,7 +94,7 @@ def normalize(volume: Volume, recipe: RecipeSpec) -> tuple[Volume, Record]:
 
 
 def restore(
-    volume: Volume, record: Record, *, fill: float = float(HU_MIN), nearest: bool = False
+    volume: Volume, record: Record, *, fill: int | float = HU_MIN, nearest: bool = False
 ) -> Volume:
     """Put a volume of a store's grid back onto the exact grid of its source.
 

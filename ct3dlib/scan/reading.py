@@ -58,6 +58,11 @@ def check_size(name: object, shape: Sequence[int]) -> None:
         )
 
 
+def cut_short(path: Path, what: str) -> VolumeError:
+    """Return the error of a file that ends too early."""
+    return VolumeError("FILE_TRUNCATED", f"{path}: the file is cut short, {what}; fetch it again")
+
+
 def file_sha256(path: Path) -> str:
     """Return the hash of a file's bytes."""
     with path.open("rb") as stream:

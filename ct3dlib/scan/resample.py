@@ -68,7 +68,7 @@ def resample_to(
     *,
     affine: NDArray[np.float64],
     shape: Shape,
-    fill: float,
+    fill: int | float,
     nearest: bool = False,
 ) -> Volume:
     """Resample a volume onto any grid, sheared or oblique as it may be.
@@ -96,7 +96,7 @@ def resample_to(
     return Volume(array, affine, volume.domain)
 
 
-def straighten(volume: Volume, *, fill: float) -> Volume:
+def straighten(volume: Volume, *, fill: int | float) -> Volume:
     """Resample a sheared volume onto upright axes: +z, +y, +x.
 
     The new grid spans the sheared one; W and H keep their spacing, D gets the distance of slices

@@ -36,7 +36,9 @@ _FREE_KEYS = {
 }
 
 
-def identity_of(spec: TrainSpec, objective: Objective, items: Items, *, code: str) -> Identity:
+def identity_of(
+    spec: TrainSpec, objective: Objective, *, items: Items, validation: Items | None, code: str
+) -> Identity:
     """Return what must be the same for a run to go on from a state, by name."""
     keys = spec.model_dump(mode="json", exclude=_FREE_KEYS)
     shapes = [(name, list(value.shape)) for name, value in objective.state_dict().items()]
@@ -44,6 +46,7 @@ def identity_of(spec: TrainSpec, objective: Objective, items: Items, *, code: st
         **{f"spec.{name}": json.dumps(value, sort_keys=True) for name, value in keys.items()},
         "parameters": hashlib.sha256(json.dumps(shapes).encode()).hexdigest(),
         "items": items.key,
+        "validation": "" if validation is None else validation.key,
         "code": code,
     }
 
@@ -142,7 +145,8 @@ class Checkpoints:
             try:
                 return _read(path)
             except _DAMAGED as error:
-                logger.warning("%s: damaged (%s), going back to the one before", path, error)
+                if rank() == 0:
+                    logger.warning("%s: damaged (%s), going back to the one before", path, error)
         return None
 
     def _move_aside(self, differing: list[str]) -> None:

@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+
 
 def rank() -> int:
     """Return this process's rank: that of the group, or what torchrun gave it."""
@@ -46,7 +48,7 @@ def any_rank(flag: bool, device: torch.device) -> bool:
     return bool(sum_over_ranks(torch.tensor(int(flag), device=device)).item())
 
 
-def choose_device(name: Literal["auto", "cpu", "cuda", "mps"]) -> torch.device:
+def choose_device(name: DeviceName) -> torch.device:
     """Return the device that a spec asks for; `auto` takes CUDA, then MPS, then the CPU.
 
     With CUDA every rank of a machine gets its own GPU.
@@ -73,7 +75,7 @@ def choose_device(name: Literal["auto", "cpu", "cuda", "mps"]) -> torch.device:
 
 
 @contextmanager
-def process_group(name: Literal["auto", "cpu", "cuda", "mps"]) -> Iterator[torch.device]:
+def process_group(name: DeviceName) -> Iterator[torch.device]:
     """Join the ranks that torchrun started, and leave them at the end; yield the device.
 
     Does nothing where there is one rank or the group is there already.

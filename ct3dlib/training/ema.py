@@ -34,14 +34,14 @@ class Ema:
     @contextmanager
     def swapped(self) -> Iterator[None]:
         """Let the objective hold the averaged weights for a while."""
-        self._swap()
+        self.swap()
         try:
             yield
         finally:
-            self._swap()
+            self.swap()
 
     def state(self) -> State:
-        """Return the averaged weights, whole and on the CPU."""
+        """Return the averaged weights, as `TorchEngine.weights`."""
         with self.swapped():
             return self._engine.weights()
 
@@ -51,7 +51,8 @@ class Ema:
             self._engine.load_weights(weights)
 
     @torch.no_grad()
-    def _swap(self) -> None:
+    def swap(self) -> None:
+        """Exchange the objective's weights and the averaged ones."""
         for averaged, live in zip(self._averaged, self._live, strict=True):
             kept = live.detach().clone()
             live.copy_(averaged)

@@ -28,6 +28,7 @@ from ct3dlib.training.distributed import mean_over_ranks, world_size
 from ct3dlib.training.objective import Batch, Batches, Engine, Metrics, Objective
 from ct3dlib.training.schedule import learning_rate
 
+# Gathered on the CPU of rank 0, which writes; every rank loads by itself.
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
@@ -124,15 +125,21 @@ class TorchEngine(Engine):
         return metrics
 
     def weights(self) -> State:
-        """Return the objective's weights, whole and on the CPU; every rank must call it."""
-        return {k: v.clone() for k, v in get_model_state_dict(self.objective, options=_WHOLE).items()}
+        """Return a copy of the weights, whole, on the CPU, to rank 0; every rank must call it."""
+        weights = get_model_state_dict(self.objective, options=_WHOLE)
+        return {k: v.clone() for k, v in weights.items() if isinstance(v, Tensor)}
+
+    def copy_weights_to(self, objective: Objective) -> None:
+        """Give the weights to an objective that is not sharded; every rank must call it."""
+        options = StateDictOptions(full_state_dict=True)
+        objective.load_state_dict(get_model_state_dict(self.objective, options=options))
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Take whole weights; every rank must call it."""
         set_model_state_dict(self.objective, dict(weights), options=_WHOLE)
 
     def state(self) -> State:
-        """Return weights, optimizers and scalers, whole and on the CPU."""
+        """Return weights, optimizers and scalers, as `weights`."""
         return {
             "objective": self.weights(),
             "optimizers": {
@@ -182,7 +189,10 @@ class TorchEngine(Engine):
         parameters = self._parameters[turn]
         decay = {True: self._spec.weight_decay, False: 0.0}
         groups = [
-            {"params": [p for p in parameters if (p.ndim > 1) is matrix], "weight_decay": decay[matrix]}
+            {
+                "params": [p for p in parameters if (p.ndim > 1) is matrix],
+                "weight_decay": decay[matrix],
+            }
             for matrix in (True, False)
         ]
         return AdamW(

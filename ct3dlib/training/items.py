@@ -1,6 +1,5 @@
 """Stored volumes as training items."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 
@@ -8,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ct3dlib.cohort.store import StoredVolume
+from ct3dlib.cohort.store import StoredVolume, key_of
 from ct3dlib.config import Shape
 from ct3dlib.scan.intensity import apply_window
 from ct3dlib.training.loader import Items
@@ -41,7 +40,8 @@ class CropItems(Items):
     @property
     def key(self) -> str:
         """A hash of the volumes' contents, the crop and the window."""
-        return _key("crop", self.volumes, self.crop, self.window, self.range)
+        contents = [volume.sha256 for volume in self.volumes]
+        return key_of("crop", contents, self.crop, self.window, self.range)
 
     def item(self, index: int, rng: np.random.Generator) -> dict[str, Tensor]:
         """Return a crop of one volume at a place drawn from `rng`."""
@@ -90,16 +90,10 @@ class WholeItems(Items):
     @property
     def key(self) -> str:
         """A hash of the volumes' contents and the window."""
-        return _key("whole", self.volumes, self.window, self.range)
+        return key_of("whole", [volume.sha256 for volume in self.volumes], self.window, self.range)
 
     def item(self, index: int, rng: np.random.Generator) -> dict[str, Tensor]:
         """Return one volume; nothing is drawn."""
         del rng
         windowed = apply_window(self.volumes[index].read(), self.window, onto=self.range)
         return {"volume": torch.from_numpy(windowed)[None]}
-
-
-def _key(kind: str, volumes: Sequence[StoredVolume], *settings: tuple[float, ...]) -> str:
-    """Return a hash of volumes and what is done to them."""
-    contents = [(volume.volume, volume.sha256) for volume in volumes]
-    return hashlib.sha256(repr((kind, contents, settings)).encode()).hexdigest()

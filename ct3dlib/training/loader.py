@@ -7,10 +7,13 @@ position // n, its item comes from a permutation per (seed, epoch), and all its 
 
 import multiprocessing
 import signal
+import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from multiprocessing import forkserver
+from multiprocessing.context import BaseContext
 from typing import Any, Literal
 
 import numpy as np
@@ -43,7 +46,9 @@ class Items(ABC):
         return f"{type(self).__name__} {len(self)}"
 
 
-def batches(items: Items, spec: TrainSpec, *, first_step: int) -> Iterator[list[Batch]]:
+def batches(
+    items: Items, spec: TrainSpec, *, first_step: int
+) -> Generator[list[Batch], None, None]:
     """Yield this rank's micro-batches of each optimizer step, from `first_step` to the last.
 
     Raises:
@@ -147,22 +152,28 @@ def _loader(
 ) -> DataLoader[dict[str, Any]]:
     """Return a loader of batches of positions."""
     workers = min(spec.num_workers, len(lists))
-    context = None
-    if workers:
-        # Forked from a server that holds torch already: fast, and no thread is forked.
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__])
     return DataLoader(
         positions,
-        batch_sampler=lists,
+        batch_sampler=(list(places) for places in lists),
         num_workers=workers,
-        multiprocessing_context=context,
+        multiprocessing_context=_forkserver() if workers else None,
         pin_memory=spec.device in ("auto", "cuda") and torch.cuda.is_available(),
-        worker_init_fn=_ignore_sigterm if workers else None,
     )
 
 
-def _ignore_sigterm(worker: int) -> None:
-    """Leave SIGTERM to the training, which saves its state; a worker ends with its parent."""
-    del worker
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+def _forkserver() -> BaseContext:
+    """Return a way to start loader processes that leave SIGTERM to the training.
+
+    They are forked from a server that has imported what they need: fast, and no thread is forked.
+    The server inherits that SIGTERM is ignored, so a signal to the whole group of processes lets
+    the training save its state; loader processes end with their parent.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["ct3dlib.training.loop", "ct3dlib.training.items"])
+    if threading.current_thread() is threading.main_thread():
+        before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        try:
+            forkserver.ensure_running()
+        finally:
+            signal.signal(signal.SIGTERM, before)
+    return context

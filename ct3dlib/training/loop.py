@@ -8,9 +8,8 @@ import copy
 import logging
 import signal
 import threading
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from ct3dlib.training.draws import seed_of
 from ct3dlib.training.ema import Ema
 from ct3dlib.training.engine import TorchEngine
 from ct3dlib.training.loader import Items, batches, loader_errors
-from ct3dlib.training.metric_log import MetricLog, gpu_metrics
+from ct3dlib.training.metric_log import MetricLog, Rate, gpu_metrics
 from ct3dlib.training.objective import Batch, Objective
 from ct3dlib.training.validation import Best, on_device, validate
 
@@ -86,13 +85,12 @@ def train(
     with process_group(spec.device) as device, only_writer(run_dir):
         # Sharded parameters are of another type: the caller's objective keeps plain ones.
         trained = copy.deepcopy(objective) if spec.fully_shard else objective
-        checkpoints = Checkpoints(
-            run_dir, identity_of(spec, objective, items, code=code), keep=spec.keep_last
-        )
+        identity = identity_of(spec, objective, items=items, validation=validation, code=code)
+        checkpoints = Checkpoints(run_dir, identity, keep=spec.keep_last)
         run = _Run(TorchEngine(trained, spec, device), spec, device, checkpoints=checkpoints)
         summary = run.fit(items, validation, run_dir)
         if trained is not objective:
-            objective.load_state_dict(run.engine.weights())
+            run.engine.copy_weights_to(objective)
     objective.eval()
     return summary
 
@@ -101,7 +99,12 @@ class _Run:
     """The state of a training between two steps."""
 
     def __init__(
-        self, engine: TorchEngine, spec: TrainSpec, device: torch.device, *, checkpoints: Checkpoints
+        self,
+        engine: TorchEngine,
+        spec: TrainSpec,
+        device: torch.device,
+        *,
+        checkpoints: Checkpoints,
     ) -> None:
         self.engine = engine
         self._spec = spec
@@ -126,6 +129,8 @@ class _Run:
                 loader_errors(),
             ):
                 self.engine.objective.train()
+                if rank() == 0:
+                    logger.info("training: steps %d to %d on %s", self._step, last, self._device)
                 if validation is not None and self._step == 0:
                     self._check_monitors(self._validate(validation, log))
                 self._take_steps(items, validation, log, terminated)
@@ -144,7 +149,7 @@ class _Run:
     ) -> None:
         spec, last = self._spec, self._spec.stop_at or self._spec.steps
         loaded = batches(items, spec, first_step=self._step)
-        rate = _Rate(spec.batch_size)
+        rate = Rate(spec.batch_size)
         for step in progress(
             range(self._step, last), name="train", unit="step", initial=self._step
         ):
@@ -169,6 +174,7 @@ class _Run:
         loaded.close()
 
     def _due(self, every: int, last: int) -> bool:
+        """Return whether something happens after this step: every n and after the last."""
         return self._step % every == 0 or self._step == last
 
     def _update(self, step: int, loaded: list[Batch]) -> dict[str, float]:
@@ -210,10 +216,14 @@ class _Run:
                 self._checkpoints.save_best(self.engine.weights())
 
     def _exhausted(self) -> bool:
+        """Return whether validation has not improved for too long."""
         early = self._spec.early_stop
-        return early is not None and self._early is not None and self._early.waited >= early.patience
+        return (
+            early is not None and self._early is not None and self._early.waited >= early.patience
+        )
 
-    def _kept_weights(self):
+    def _kept_weights(self) -> AbstractContextManager[None]:
+        """Let the objective hold, for a while, the weights that a run would keep."""
         return nullcontext() if self._ema is None else self._ema.swapped()
 
     def _save(self) -> None:
@@ -238,50 +248,13 @@ class _Run:
         self._best = Best(**state["best"])
         self._early = None if state["early"] is None else Best(**state["early"])
         self._step, self._seconds = state["step"], state["seconds"]
-        logger.info("going on from step %d", self._step)
 
     def _take_best_weights(self) -> None:
+        """Let the objective hold the best weights, or without validation the last."""
         if self._best.step is not None:
             self.engine.load_weights(self._checkpoints.load_best())
         elif self._ema is not None:
-            self.engine.load_weights(self._ema.state())
-
-
-class _Rate:
-    """Samples per second and the share of time spent waiting for data, since the last log."""
-
-    def __init__(self, batch_size: int) -> None:
-        self._batch_size = batch_size
-        self._reset()
-        self._last = time.perf_counter()
-
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Enclose the wait for data."""
-        start = time.perf_counter()
-        # What lay between two steps (validation, saving) is no part of the rate.
-        self._last = start
-        yield
-        self._waited += time.perf_counter() - start
-
-    def step(self) -> float:
-        """Count a step that ended now; return its seconds."""
-        seconds = time.perf_counter() - self._last
-        self._steps += 1
-        self._seconds += seconds
-        return seconds
-
-    def metrics(self) -> dict[str, float]:
-        """Return the rate and the share, and start anew."""
-        metrics = {
-            "samples_per_s": self._steps * self._batch_size / self._seconds,
-            "data_wait": self._waited / self._seconds,
-        }
-        self._reset()
-        return metrics
-
-    def _reset(self) -> None:
-        self._steps, self._seconds, self._waited = 0, 0.0, 0.0
+            self._ema.swap()
 
 
 @contextmanager

@@ -1,10 +1,12 @@
-"""Where the numbers of a training go: metrics.jsonl, TensorBoard and, if asked, Weights & Biases."""
+"""Where a training's numbers go: metrics.jsonl, TensorBoard and, if asked, Weights & Biases."""
 
 import importlib.util
 import json
 import math
+import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -89,6 +91,43 @@ class MetricLog:
 
             images = {k: wandb.Image(v.transpose(1, 2, 0)) for k, v in arrays.items()}
             self._wandb.log({**images, "step": step})
+
+
+class Rate:
+    """Samples per second and the share of time spent waiting for data, since the last log."""
+
+    def __init__(self, batch_size: int) -> None:
+        self._batch_size = batch_size
+        self._reset()
+        self._last = time.perf_counter()
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Enclose the wait for data."""
+        start = time.perf_counter()
+        # What lay between two steps (validation, saving) is no part of the rate.
+        self._last = start
+        yield
+        self._waited += time.perf_counter() - start
+
+    def step(self) -> float:
+        """Count a step that ended now; return its seconds."""
+        seconds = time.perf_counter() - self._last
+        self._steps += 1
+        self._seconds += seconds
+        return seconds
+
+    def metrics(self) -> dict[str, float]:
+        """Return the rate and the share, and start anew."""
+        metrics = {
+            "samples_per_s": self._steps * self._batch_size / self._seconds,
+            "data_wait": self._waited / self._seconds,
+        }
+        self._reset()
+        return metrics
+
+    def _reset(self) -> None:
+        self._steps, self._seconds, self._waited = 0, 0.0, 0.0
 
 
 def gpu_metrics(device: torch.device) -> dict[str, float]:

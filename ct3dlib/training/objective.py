@@ -114,7 +114,7 @@ class Objective(nn.Module, ABC):
         return next(len(v) for v in batch.values() if v.ndim > 0)
 
 
-def masked_mean(values: Float[Tensor, "*shape"], masked: Bool[Tensor, "*shape"]) -> Tensor:
+def masked_mean(values: Float[Tensor, "..."], masked: Bool[Tensor, "..."]) -> Tensor:
     """Return the mean of the values where `masked`; 0 where nothing is.
 
     The loss of an objective whose `weight` is `masked.sum()`.

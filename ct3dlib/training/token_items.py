@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ct3dlib.cohort.labels import LABELS
-from ct3dlib.cohort.store import StoredArray, read_status, records
+from ct3dlib.cohort.store import StoredArray, key_of, read_status, records
 from ct3dlib.config import Shape
 from ct3dlib.errors import StoreError
 from ct3dlib.inference.encode import read_indices
@@ -55,6 +55,12 @@ class TokenItems(Items):
     def __len__(self) -> int:
         """Return the number of encoded volumes."""
         return len(self._arrays)
+
+    @property
+    def key(self) -> str:
+        """A hash of the volumes' indices and labels."""
+        contents = [(a.node, labels) for a, labels in zip(self._arrays, self._labels, strict=True)]
+        return key_of(contents)
 
     @property
     def grid(self) -> Shape:

@@ -42,9 +42,13 @@ def test_indices_that_do_not_fit_are_refused(index: int):
 
 def test_streams_of_another_length_are_refused():
     packed = pack_indices(np.arange(10), 5)
-    with pytest.raises(StoreError, match=r"shape \(7,\), \(11,\) indices of 5 bits need \(7,\)|need"):
+    with pytest.raises(
+        StoreError, match=r"has shape \(7,\), \(10,\) indices of 6 bits need \(8,\)"
+    ):
         unpack_indices(packed, 6, (10,))
-    with pytest.raises(StoreError, match=r"has shape \(7,\), \(14,\) indices of 5 bits need \(9,\)"):
+    with pytest.raises(
+        StoreError, match=r"has shape \(7,\), \(14,\) indices of 5 bits need \(9,\)"
+    ):
         unpack_indices(packed, 5, (14,))
 
 

@@ -24,7 +24,7 @@ def test_indices_lie_in_the_codebook(quantizer: Quantizer, latents: torch.Tensor
     indices = quantizer(latents).indices
     assert indices.shape == (2, 3, 4, 5)
     assert indices.dtype == torch.int64
-    assert 0 <= int(indices.min())
+    assert int(indices.min()) >= 0
     assert int(indices.max()) < quantizer.codebook_size <= 2**quantizer.bits
 
 
@@ -68,7 +68,9 @@ def test_latents_that_are_not_finite_are_refused(
     quantizer: Quantizer, latents: torch.Tensor, value: float
 ):
     latents[0, 0, 1, 2, 3] = value
-    with pytest.raises(FloatingPointError, match="1 of .* latents are not finite; check the volumes"):
+    with pytest.raises(
+        FloatingPointError, match=r"1 of .* latents are not finite; check the volumes"
+    ):
         quantizer(latents)
 
 

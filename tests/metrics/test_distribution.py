@@ -86,7 +86,7 @@ def test_kernel_distance_is_about_zero_for_one_distribution_and_not_for_two():
     near = kernel_distance(real, same, generator=_generator(), **options)
     far = kernel_distance(real, other, generator=_generator(), **options)
     assert abs(near.mean) < 3 * near.std
-    assert far.mean > 10 * far.std
+    assert far.mean > 5 * far.std
     assert far.mean == pytest.approx(polynomial_mmd(real, other).item(), rel=0.1)
 
 

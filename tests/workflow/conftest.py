@@ -12,7 +12,7 @@ import yaml
 MINIATURE = {
     "phantom": {
         "train_patients": 3,
-        "valid_patients": 1,
+        "valid_patients": 2,
         "reconstructions": [1, 1],
         "matrix": [64, 64],
         "slice_spacing": [6.0, 8.0],
@@ -24,7 +24,7 @@ MINIATURE = {
     "regions": {"classical": {"spacing": 8.0}},
     "tokenizers": {
         "lfq": {
-            "crop": [17, 40, 48],
+            "crop": [17, 24, 24],
             "model": {
                 "filters": 8,
                 "num_res_blocks": 1,

@@ -1,0 +1,282 @@
+"""Make the synthetic chest-CT cohort: a raw tree as that of CT-RATE, and the truth beside it.
+
+Every patient is a function of (seed, split, number): adding patients, or working on several at
+a time, changes none.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from ct3dlib.cohort.labels import LABELS
+from ct3dlib.config import Fault, PhantomSpec
+from ct3dlib.datasets.phantom_files import (
+    Series,
+    damage,
+    remove,
+    write_csv,
+    write_dicom_series,
+    write_json,
+    write_stored,
+    write_truth,
+)
+from ct3dlib.datasets.phantom_findings import Patient, draw_patient
+from ct3dlib.datasets.phantom_render import render
+from ct3dlib.datasets.phantom_scanner import (
+    METADATA_COLUMNS,
+    Reconstruction,
+    Scan,
+    acquire,
+    draw_reconstruction,
+    draw_scan,
+    metadata_row,
+    pad,
+)
+from ct3dlib.datasets.phantom_space import Grid
+from ct3dlib.datasets.phantom_text import write_report
+from ct3dlib.errors import DatasetError
+from ct3dlib.progress import progress
+
+logger = logging.getLogger(__name__)
+
+PHANTOM_VERSION = 1  # of the anatomy: a new one makes every patient again
+Part = Literal["train", "valid"]
+PARTS: tuple[Part, Part] = ("train", "valid")
+REPORT_COLUMNS = (
+    *("VolumeName", "ClinicalInformation_EN", "Technique_EN", "Findings_EN", "Impressions_EN"),
+)
+_METADATA_NAMES = {"train": "train_metadata", "valid": "validation_metadata"}
+_REPORT_NAMES = {"train": "train_reports", "valid": "validation_reports"}
+_RECORDS = ".phantom"
+Row = dict[str, Any]  # one series: its rows of every table, and its files
+
+
+@dataclass(frozen=True)
+class Job:
+    """One patient to make.
+
+    Args:
+        part: Train or valid.
+        number: Of the patient in its part, from 1.
+        first: Number of its first series in its part, from 1.
+        reconstructions: Of its scan.
+        fault: Damage to its only series.
+    """
+
+    part: Part
+    number: int
+    first: int
+    reconstructions: int
+    fault: Fault | None = None
+
+    @property
+    def patient(self) -> str:
+        """Id, as `train_1`."""
+        return f"{self.part}_{self.number}"
+
+
+def write_cohort(root: Path, spec: PhantomSpec, *, workers: int = 1) -> None:
+    """Write the cohort as `root/dataset`, a tree in the shape of CT-RATE.
+
+    Work that is interrupted goes on where it was: a patient that is whole and was made from the
+    same spec is kept. `dataset/cohort.json` is written last.
+
+    Args:
+        root: The raw root.
+        spec: What to make.
+        workers: Processes; the result does not depend on their number.
+
+    Raises:
+        DatasetError: `root/dataset` holds something that is not a synthetic cohort.
+    """
+    base = root / "dataset"
+    if base.exists() and any(base.iterdir()) and not (base / _RECORDS).is_dir():
+        raise DatasetError(
+            f"{base}: holds files that are not a synthetic cohort; choose an empty raw_root, or "
+            f"set phantom to null to use these files"
+        )
+    (base / _RECORDS).mkdir(parents=True, exist_ok=True)
+    remove(base / "cohort.json")
+    jobs = plan(spec)
+    _drop_others(base, {job.patient for job in jobs})
+    made = _make_all(jobs, base, spec, workers=workers)
+    rows: dict[Part, list[Row]] = {part: [] for part in PARTS}
+    for job in progress(jobs, name="phantom", unit="patient"):
+        rows[job.part] += next(made)
+    for part in PARTS:
+        _write_tables(base, part, rows[part])
+    counts = {part: sum(job.part == part for job in jobs) for part in PARTS}
+    series = {part: sum(j.reconstructions for j in jobs if j.part == part) for part in PARTS}
+    summary = {"version": PHANTOM_VERSION, "spec": spec.model_dump(mode="json")}
+    write_json(base / "cohort.json", {**summary, "patients": counts, "series": series})
+    logger.info("%s: %s patients, %s series", base, sum(counts.values()), sum(series.values()))
+
+
+def plan(spec: PhantomSpec) -> list[Job]:
+    """Return the patients of a cohort: train, valid, then the damaged ones of valid."""
+    jobs = []
+    for index, part in enumerate(PARTS):
+        first = 1
+        count = spec.train_patients if part == "train" else spec.valid_patients
+        for number in range(1, count + 1):
+            rng = np.random.default_rng([spec.seed, index, number, 0])
+            made = int(rng.integers(spec.reconstructions[0], spec.reconstructions[1] + 1))
+            jobs.append(Job(part, number, first, made))
+            first += made
+    start = spec.valid_patients + 1
+    return jobs + [Job("valid", start + i, 0, 1, fault) for i, fault in enumerate(spec.faults)]
+
+
+def _drop_others(base: Path, patients: set[str]) -> None:
+    """Remove patients that an earlier cohort at this place had and this one has not."""
+    for record in (base / _RECORDS).glob("*.json"):
+        if record.stem not in patients:
+            _drop(base, record.stem)
+
+
+def _drop(base: Path, patient: str) -> None:
+    part = patient.partition("_")[0]
+    (base / _RECORDS / f"{patient}.json").unlink(missing_ok=True)
+    for tree in (part, f"{part}_fixed"):
+        remove(base / tree / patient)
+    for truth in (base / "regions" / part).glob(f"{patient}_*"):
+        truth.unlink()
+
+
+def _make_all(
+    jobs: Sequence[Job], base: Path, spec: PhantomSpec, *, workers: int
+) -> Iterator[list[Row]]:
+    """Yield the rows of every patient, in order."""
+    one = partial(_make_or_keep, base=base, spec=spec)
+    if workers <= 1:
+        yield from map(one, jobs)
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        yield from pool.map(one, jobs)
+
+
+def _make_or_keep(job: Job, base: Path, spec: PhantomSpec) -> list[Row]:
+    """Return a patient's rows; its files are made unless they are there from the same spec."""
+    path = base / _RECORDS / f"{job.patient}.json"
+    shared = spec.model_dump(mode="json", include={"seed", "matrix", "slice_spacing", "version"})
+    every = spec.dicom_every
+    parts = [PHANTOM_VERSION, LABELS, str(job), shared, every]
+    key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    if path.exists():
+        record = json.loads(path.read_text(encoding="utf-8"))
+        files = [file for row in record["rows"] for file in row["files"]]
+        if record["key"] == key and all((base / file).exists() for file in files):
+            return record["rows"]
+    _drop(base, job.patient)
+    rows = make_patient(job, base, spec)
+    write_json(path, {"key": key, "rows": rows})
+    return rows
+
+
+def make_patient(job: Job, base: Path, spec: PhantomSpec) -> list[Row]:
+    """Write every series of one patient and its truth; return the rows for the tables.
+
+    Args:
+        job: Which patient.
+        base: The folder `dataset`.
+        spec: Seed, grids and version of the tree.
+    """
+    rng = np.random.default_rng([spec.seed, PARTS.index(job.part), job.number, 1])
+    patient = draw_patient(rng)
+    scan = draw_scan(rng, patient)
+    report = write_report(patient, rng)
+    rows = []
+    for index in range(job.reconstructions):
+        name = f"{job.patient}_a_{index + 1}"
+        made = draw_reconstruction(rng, scan, spec, number=index)
+        dicom = bool(spec.dicom_every) and (job.first + index) % spec.dicom_every == 0
+        files = _write_series(
+            _Place(base, name, job, spec), patient, scan, made=made, dicom=dicom and not job.fault
+        )
+        volume = f"{name}.nii.gz"
+        metadata = metadata_row(volume, patient, scan, reconstruction=made)
+        texts = (report.clinical, report.technique, report.findings, report.impressions)
+        rows.append(
+            {
+                "metadata": None if job.fault == "no_metadata" else metadata,
+                "report": dict(zip(REPORT_COLUMNS, (volume, *texts), strict=True)),
+                "labels": {
+                    "VolumeName": volume,
+                    **dict(zip(LABELS, patient.labels, strict=True)),
+                },
+                "vqa": {
+                    "volumename": volume,
+                    "question": report.question,
+                    "answer": report.answer,
+                },
+                "files": files,
+            }
+        )
+    return rows
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a series is written, and as what."""
+
+    base: Path
+    name: str
+    job: Job
+    spec: PhantomSpec
+
+    def path(self, ending: str) -> Path:
+        """Return its place in the tree."""
+        tree = self.job.part + ("_fixed" if self.spec.version == "v2" else "")
+        study = self.name.rsplit("_", 1)[0]
+        return self.base / tree / self.job.patient / study / f"{self.name}{ending}"
+
+
+def _write_series(
+    place: _Place, patient: Patient, scan: Scan, *, made: Reconstruction, dicom: bool
+) -> list[str]:
+    """Write one series and the truth of its regions; return their paths below `dataset`."""
+    x, y, z = (round(a + b, 4) for a, b in zip(made.grid.origin, scan.offset, strict=True))
+    grid: Grid = replace(made.grid, origin=(x, y, z))
+    exact, regions = render(patient, made.grid)
+    hu = pad(acquire(exact, made), scan)
+    path = place.path("" if dicom else ".nii.gz")
+    if dicom:
+        row = metadata_row(f"{place.name}.nii.gz", patient, scan, reconstruction=made)
+        write_dicom_series(path, hu, Series(place.name, place.job.patient, grid, row))
+    elif place.spec.version == "v2":
+        write_truth(path, hu, grid)
+    else:
+        stored = hu.astype(np.int32) - scan.scanner.intercept
+        write_stored(path, stored.astype(np.float32 if made.as_float else np.int16))
+    written = [path]
+    if place.job.fault:
+        damage(path, place.job.fault)
+    else:
+        written.append(place.base / "regions" / place.job.part / f"{place.name}.nii.gz")
+        write_truth(written[1], regions, grid)
+    return [file.relative_to(place.base).as_posix() for file in written]
+
+
+def _write_tables(base: Path, part: Part, rows: Sequence[Row]) -> None:
+    metadata = [row["metadata"] for row in rows if row["metadata"] is not None]
+    write_csv(base / "metadata" / f"{_METADATA_NAMES[part]}.csv", METADATA_COLUMNS, metadata)
+    write_csv(
+        base / "radiology_text_reports" / f"{_REPORT_NAMES[part]}.csv",
+        REPORT_COLUMNS,
+        [row["report"] for row in rows],
+    )
+    write_csv(
+        base / "multi_abnormality_labels" / f"{part}_predicted_labels.csv",
+        ("VolumeName", *LABELS),
+        [row["labels"] for row in rows],
+    )
+    write_json(base / "vqa" / f"{part}_vqa.json", [row["vqa"] for row in rows])

@@ -1,0 +1,92 @@
+"""Liver, spleen, kidneys and gas-filled bowel on the working grid: below the diaphragm."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ct3dlib.regions.bones import Spine
+from ct3dlib.regions.morphology import (
+    Mask,
+    closing,
+    components,
+    dilate,
+    erode,
+    hull_slices,
+    largest,
+    opening,
+)
+from ct3dlib.regions.working_grid import Scan, smooth
+
+LIVER_HU = (15.0, 200.0)
+SPLEEN_HU = (15.0, 300.0)
+SAME_HU = 28.0  # half width of one organ's HU after smoothing
+GAS_HU = -600.0
+PURE_GAS_HU = -930.0  # some of it is this empty; lung bases are not
+LIVER_ML = 250.0
+SPLEEN_ML = 40.0
+KIDNEY_ML = (60.0, 450.0)
+GAS_ML = 3.0
+
+
+def find_cavity(scan: Scan, body: Mask, bones: Mask) -> Mask:
+    """Return what lies inside the rib cage, and deeper than 22 mm under the skin."""
+    cage = hull_slices(bones) & body
+    return erode(cage, 9, scan.spacing) | erode(body, 22, scan.spacing)
+
+
+def find_liver(scan: Scan, cavity: Mask, spine: Spine) -> Mask:
+    """Return the liver: the largest even soft tissue whose core lies right of the spine.
+
+    Args:
+        scan: The CT.
+        cavity: Where it may lie: below the diaphragm, inside the rib cage, no other organ.
+        spine: The spine and its course, found.
+    """
+    left, _ = _around(scan, spine)
+    hu = smooth(scan)
+    soft = cavity & (hu > LIVER_HU[0]) & (hu < LIVER_HU[1])
+    core = largest(opening(soft & (left < -25), 12, scan.spacing), scan.voxels(LIVER_ML / 4))
+    if not core.any():
+        return scan.empty
+    level = float(np.median(hu[core]))
+    even = cavity & (np.abs(hu - level) < SAME_HU) & (left < 65)
+    liver = largest(opening(even, 8, scan.spacing), scan.voxels(LIVER_ML))
+    rim = dilate(liver, 6, scan.spacing) & (np.abs(scan.hu - level) < 2 * SAME_HU)
+    return closing(liver | rim, 4, scan.spacing) & cavity
+
+
+def find_spleen(scan: Scan, cavity: Mask, spine: Spine) -> Mask:
+    """Return the spleen: thick soft tissue at the left back wall."""
+    left, front = _around(scan, spine)
+    hu = smooth(scan)
+    soft = cavity & (hu > SPLEEN_HU[0]) & (hu < SPLEEN_HU[1]) & (left > 35) & (front < 75)
+    return largest(opening(soft, 9, scan.spacing), scan.voxels(SPLEEN_ML))
+
+
+def find_bowel(scan: Scan, cavity: Mask) -> Mask:
+    """Return stomach and bowel as far as gas shows them: the gas with a wall of 6 mm."""
+    gas = scan.empty
+    for part in components(cavity & (scan.hu < GAS_HU), scan.voxels(GAS_ML)):
+        if np.quantile(scan.hu[part], 0.1) < PURE_GAS_HU:
+            gas |= part
+    return dilate(gas, 6, scan.spacing) & cavity
+
+
+def find_kidneys(scan: Scan, cavity: Mask, spine: Spine) -> Mask:
+    """Return the kidneys: compact soft organs in the fat on both sides of the spine."""
+    left, front = _around(scan, spine)
+    place = (np.abs(left) > 18) & (np.abs(left) < 95) & (front > -25) & (front < 60)
+    hu = smooth(scan)
+    soft = cavity & place & (hu > SPLEEN_HU[0])
+    kidneys = scan.empty
+    low, high = (scan.voxels(ml) for ml in KIDNEY_ML)
+    for part in components(opening(soft, 9, scan.spacing), low):
+        extent = np.ptp(np.nonzero(part)[0]) * scan.spacing[0]
+        if part.sum() < high and extent < 150:
+            kidneys |= part
+    return kidneys
+
+
+def _around(scan: Scan, spine: Spine) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the distance to the left of the spine's course and in front of it, mm."""
+    _, h, w = scan.millimetres()
+    return w - spine.column[:, None, None], spine.row[:, None, None] - h

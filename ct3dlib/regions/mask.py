@@ -1,0 +1,75 @@
+"""What a region backend returns: ids on a volume's grid, and what each of them is worth."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ct3dlib.regions.label_map import REGIONS
+
+Status = Literal["ok", "approximate", "absent"]
+
+
+@dataclass(frozen=True, eq=False)
+class Regions:
+    """Region ids on a volume's grid.
+
+    Args:
+        mask: D H W, ids 0-20.
+        status: Of each region but "other": found well, placed by a prior, or not there.
+        backend: What made them.
+
+    Raises:
+        ValueError: The status does not name exactly the 20 regions, or an absent one has voxels.
+    """
+
+    mask: NDArray[np.uint8]
+    status: Mapping[str, Status]
+    backend: str
+
+    def __post_init__(self) -> None:
+        """Check that mask and status agree."""
+        if set(self.status) != set(REGIONS[1:]):
+            odd = sorted(set(self.status) ^ set(REGIONS[1:]))
+            raise ValueError(f"status must name each of the 20 regions once; wrong: {odd}")
+        counts = np.bincount(self.mask.ravel(), minlength=len(REGIONS))
+        if len(counts) > len(REGIONS):
+            raise ValueError(f"region ids are 0 to {len(REGIONS) - 1}, found {len(counts) - 1}")
+        for name, count in zip(REGIONS[1:], counts[1:].tolist(), strict=True):
+            if (self.status[name] == "absent") != (count == 0):
+                raise ValueError(f"{name} is {self.status[name]!r} and has {count} voxels")
+
+
+def sidecar(regions: Regions, spacing: tuple[float, float, float]) -> list[dict[str, Any]]:
+    """Return one row per region, ready for JSON.
+
+    Args:
+        regions: The regions of a volume.
+        spacing: Of that volume, mm.
+
+    Returns:
+        Rows of `id`, `name`, `status`, `source` (the backend), `voxels`, `ml`, and, null where
+        absent, `key_slice` (the slice of the largest area, the lowest of equals) and `start`,
+        `stop` (the slices it spans, half-open).
+    """
+    areas = np.stack([np.bincount(plane.ravel(), minlength=len(REGIONS)) for plane in regions.mask])
+    rows = []
+    for i, name in enumerate(REGIONS[1:], start=1):
+        voxels = int(areas[:, i].sum())
+        spans = np.flatnonzero(areas[:, i]).tolist()
+        rows.append(
+            {
+                "id": i,
+                "name": name,
+                "status": regions.status[name],
+                "source": regions.backend,
+                "voxels": voxels,
+                "ml": round(voxels * float(np.prod(spacing)) / 1000, 3),
+                "key_slice": int(areas[:, i].argmax()) if spans else None,
+                "start": spans[0] if spans else None,
+                "stop": spans[-1] + 1 if spans else None,
+            }
+        )
+    return rows

@@ -1,0 +1,264 @@
+"""The report of a finished run: what went in, what came out, how good it is, what was rejected."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ct3dlib.cohort.store import StoredVolume, read_status, records, stored_volumes
+from ct3dlib.config import ReportSpec
+from ct3dlib.inference.decode import decode_volume, find_tokens
+from ct3dlib.inference.evaluate import read_samples
+from ct3dlib.metrics.reconstruction import psnr_db
+from ct3dlib.models.exported import Exported
+from ct3dlib.regions.label_map import COLORS, REGIONS
+from ct3dlib.report.curves import curves, read_metrics
+from ct3dlib.report.graph import pipeline
+from ct3dlib.report.page import (
+    Block,
+    Drawing,
+    Figure,
+    Legend,
+    Section,
+    Stat,
+    Stats,
+    Table,
+    Text,
+    render,
+)
+from ct3dlib.report.pictures import (
+    LUNG,
+    SOFT,
+    WIDE,
+    Picture,
+    beside,
+    difference,
+    planes,
+    png,
+)
+
+CURVES = {
+    "transformer": ["loss", "bits_per_index", "accuracy_group_0", "lr"],
+    "tokenizer": ["loss", "psnr_db", "code_usage", "lr"],
+}
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Files that a finished run holds.
+
+    Args:
+        catalog: The catalog.
+        volumes: Status tables of the volume store.
+        regions: Status tables of the region store, held-out split.
+        tokens: Joined token tables, one a split.
+        samples: Table of the samples, beside them.
+        metrics: Metric files.
+        runs: Folder of the training runs.
+    """
+
+    catalog: Path
+    volumes: Sequence[Path]
+    regions: Sequence[Path]
+    tokens: Sequence[Path]
+    samples: Path
+    metrics: Sequence[Path]
+    runs: Path
+
+
+def build_report(inputs: Inputs, tokenizer: Exported, spec: ReportSpec) -> str:
+    """Return the report as one HTML page.
+
+    Raises:
+        StoreError: A table or a stored volume is missing.
+    """
+    catalog = pd.read_parquet(inputs.catalog)
+    status = pd.concat([read_status(path) for path in inputs.volumes], ignore_index=True)
+    tokens = {path.stem: read_status(path) for path in inputs.tokens}
+    metrics = {path.stem: json.loads(path.read_text()) for path in inputs.metrics}
+    tables = [p for p in inputs.volumes if p.parent.name == "valid"]
+    examples = stored_volumes(tables)[: spec.num_examples]
+    sections = [
+        _overview(catalog, status, tokens=tokens, metrics=metrics),
+        _inputs(examples, stored_volumes(inputs.regions)),
+        _reconstructions(examples, inputs, tokenizer),
+        _samples(inputs.samples, examples),
+        _training(inputs.runs),
+        _measures(metrics),
+        _rejected(status, catalog),
+    ]
+    return render(spec.title, sections)
+
+
+def _overview(
+    catalog: pd.DataFrame,
+    status: pd.DataFrame,
+    *,
+    tokens: Mapping[str, pd.DataFrame],
+    metrics: Mapping[str, Any],
+) -> Section:
+    stored = int((status["status"] == "stored").sum())
+    joined = pd.concat(tokens.values())
+    encoded = joined[joined["status"] == "encoded"]
+    num_tokens = int(sum(int(np.prod(shape)) for shape in encoded["shape"]))
+    best = {name: m["valid"] for name, m in metrics["reconstruction"].items()}
+    name, valid = next(iter(best.items()))
+    gain = _gain(valid)
+    counts = catalog["split"].value_counts()
+    drawing = pipeline(
+        [
+            ("raw scans", f"{len(catalog)} series"),
+            ("volumes", f"{stored} stored"),
+            ("regions", f"{len(REGIONS) - 1} regions"),
+            ("tokenizer", f"{name}, {valid['psnr_db']:.1f} dB"),
+            ("tokens", f"{num_tokens:,}"),
+            ("transformer", "MaskGIT"),
+            ("samples", f"{metrics['generation']['n']} volumes"),
+        ]
+    )
+    stats = [
+        Stat(str(len(catalog)), "series found"),
+        Stat(str(stored), "volumes stored"),
+        Stat(str(len(status) - stored), "rejected with a reason"),
+        Stat(str(catalog["patient"].nunique()), "patients"),
+        Stat(f"{valid['psnr_db']:.2f} dB", f"held-out PSNR of {name} (range 2000 HU)"),
+        Stat("" if gain is None else f"{gain:+.2f} dB", "above the mean volume"),
+        Stat(f"{valid['code_usage']:.0%}", "code usage"),
+    ]
+    text = ", ".join(f"{split}: {int(counts.get(split, 0))} series" for split in tokens)
+    return Section("Overview", (Stats(tuple(stats)), Drawing(drawing, f"The graph. {text}.")))
+
+
+def _inputs(examples: Sequence[StoredVolume], regions: Sequence[StoredVolume]) -> Section:
+    masks = {volume.volume: volume for volume in regions}
+    blocks: list[Block] = [
+        Text(
+            "Stored volumes of the held-out split. Axial, coronal, sagittal; the patient's right "
+            "is on the left. First in the lung window, then in the soft-tissue "
+            "window, then with the regions laid over."
+        )
+    ]
+    for volume in examples:
+        hu = volume.read()
+        mask = masks[volume.volume].read() if volume.volume in masks else None
+        rows = [planes(hu, volume.spacing, window=window) for window in (LUNG, SOFT)]
+        if mask is not None:
+            rows.append(planes(hu, volume.spacing, window=WIDE, regions=mask))
+        size = " x ".join(f"{s:.1f}" for s in volume.spacing)
+        shape = " x ".join(str(n) for n in volume.shape)
+        blocks.append(Figure(png(beside(rows)), f"{volume.volume}: {shape} voxels, {size} mm"))
+    blocks.append(Legend(tuple(zip(REGIONS[1:], COLORS[1:], strict=True))))
+    return Section("Inputs and regions", tuple(blocks))
+
+
+def _reconstructions(
+    examples: Sequence[StoredVolume], inputs: Inputs, tokenizer: Exported
+) -> Section:
+    blocks: list[Block] = [
+        Text(
+            "Held-out volumes decoded from their stored tokens: original, reconstruction, "
+            "difference (red is too high, blue too low, full colour at 500 HU)."
+        )
+    ]
+    table = next(path for path in inputs.tokens if path.stem == "valid")
+    for volume in examples:
+        original = volume.read()
+        decoded = decode_volume(find_tokens(table, volume.volume), tokenizer, stored_grid=True)
+        rows: list[Picture] = [
+            planes(original, volume.spacing),
+            planes(decoded.array, volume.spacing),
+            difference(original, decoded.array, volume.spacing),
+        ]
+        quality = psnr_db(original, decoded.array, window=WIDE)
+        blocks.append(Figure(png(beside(rows)), f"{volume.volume}: PSNR {quality:.2f} dB"))
+    return Section("Reconstructions", tuple(blocks))
+
+
+def _samples(table: Path, examples: Sequence[StoredVolume]) -> Section:
+    rows = records(pd.read_csv(table, keep_default_na=False))
+    arrays: list[NDArray[np.generic]] = read_samples(table, [row["file"] for row in rows])
+    if not examples:
+        return Section("Samples", (Text("No held-out volume to compare with."),))
+    spacing = examples[0].spacing
+    blocks: list[Block] = [
+        Text("Volumes drawn from the token transformer, decoded; the finding asked for below each.")
+    ]
+    for row, hu in zip(rows, arrays, strict=True):
+        pictures = [planes(hu, spacing, window=window) for window in (LUNG, SOFT)]
+        asked = row["label"] or "no finding"
+        caption = f"{row['file']}: asked for {asked}, seed {row['seed']}"
+        blocks.append(Figure(png(beside(pictures)), caption))
+    return Section("Samples", tuple(blocks))
+
+
+def _training(runs: Path) -> Section:
+    blocks: list[Block] = []
+    for run in sorted(path.parent for path in runs.glob("*/metrics.jsonl")):
+        series = read_metrics(run / "metrics.jsonl")
+        names = CURVES["transformer" if run.name == "transformer" else "tokenizer"]
+        blocks.append(Figure(curves(series, names), f"{run.name}: training and validation"))
+    return Section("Training", tuple(blocks))
+
+
+def _measures(metrics: Mapping[str, Any]) -> Section:
+    reconstruction = pd.DataFrame(
+        [
+            {
+                "tokenizer": name,
+                "PSNR (dB)": round(m["valid"]["psnr_db"], 2),
+                "mean volume (dB)": _rounded(m["valid"]["mean_volume_psnr_db"]),
+                "SSIM": round(m["valid"]["ssim"], 3),
+                "error (HU)": round(m["valid"]["hu_mae"], 1),
+                **{
+                    f"{tissue} (HU)": _rounded(value)
+                    for tissue, value in m["valid"]["hu_mae_by_tissue"].items()
+                    if tissue != "all"
+                },
+                "seam ratio": _rounded(m["valid"]["seam_ratio"]),
+                "code usage": f"{m['valid']['code_usage']:.1%}",
+                "volumes": m["valid"]["n"],
+            }
+            for name, m in metrics["reconstruction"].items()
+        ]
+    )
+    generation = metrics["generation"]
+    shown = {k: v for k, v in generation.items() if isinstance(v, int | float)}
+    blocks: list[Block] = [
+        Table(reconstruction, "Reconstruction of the held-out split, mean over volumes."),
+        Table(
+            pd.DataFrame([{k: round(v, 4) for k, v in shown.items()}]),
+            "Samples against held-out volumes (kernel distance on the tokenizer's features) and "
+            "against each other (1: all the same).",
+        ),
+    ]
+    if "regions" in metrics:
+        found = metrics["regions"]
+        frame = pd.DataFrame([{"region": k, "Dice": round(v, 3)} for k, v in found["dice"].items()])
+        spacing = " x ".join(f"{s:.1f}" for s in found["spacing"])
+        caption = f"Regions of the {found['backend']} backend against the truth, at {spacing} mm."
+        blocks.append(Table(frame, caption))
+    return Section("Metrics", tuple(blocks))
+
+
+def _rejected(status: pd.DataFrame, catalog: pd.DataFrame) -> Section:
+    rejected = status[status["status"] == "rejected"][["volume", "reason", "message"]]
+    split = catalog.set_index("volume")["split"]
+    frame = rejected.assign(split=rejected["volume"].map(split))
+    if frame.empty:
+        return Section("Rejected volumes", (Text("None: every series found was stored."),))
+    caption = f"{len(frame)} of {len(status)} series could not be used; nothing else was lost."
+    return Section("Rejected volumes", (Table(frame, caption),))
+
+
+def _gain(valid: Mapping[str, Any]) -> float | None:
+    mean = valid["mean_volume_psnr_db"]
+    return None if mean is None else valid["psnr_db"] - mean
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 2)

@@ -1,0 +1,112 @@
+"""Volumes as pictures: three planes as a radiologist sees them, at their true proportions.
+
+Axial slices show the patient's right on the left and the front on top; coronal and sagittal ones
+have the head on top.
+"""
+
+import io
+from collections.abc import Sequence
+
+import matplotlib.image
+import numpy as np
+from jaxtyping import Float, Integer, Num, UInt8
+from numpy.typing import NDArray
+from scipy.ndimage import zoom
+
+from ct3dlib.regions.label_map import COLORS
+
+Picture = UInt8[np.ndarray, "H W 3"]
+SOFT = (-160.0, 240.0)
+WIDE = (-1000.0, 1000.0)
+LUNG = (-1350.0, 150.0)
+PIXEL_MM = 1.6
+_GAP = 4
+
+
+def planes(
+    hu: Num[np.ndarray, "D H W"],
+    spacing: tuple[float, float, float],
+    *,
+    window: tuple[float, float] = WIDE,
+    regions: Integer[np.ndarray, "D H W"] | None = None,
+    at: tuple[float, float, float] = (0.5, 0.5, 0.5),
+) -> Picture:
+    """Return an axial, a coronal and a sagittal slice side by side.
+
+    Args:
+        hu: Canonical orientation.
+        spacing: (D, H, W), mm.
+        window: HU shown from black to white.
+        regions: Ids 0-20, laid over in colour.
+        at: Where the slices are cut, as a share of each axis.
+    """
+    gray = np.clip((np.asarray(hu, np.float32) - window[0]) / (window[1] - window[0]), 0, 1)
+    cut = [min(n - 1, int(n * share)) for n, share in zip(hu.shape, at, strict=True)]
+    pictures = []
+    for axis in range(3):
+        shown = np.take(gray, cut[axis], axis=axis)
+        size = [s for i, s in enumerate(spacing) if i != axis]
+        picture = np.repeat(_scaled(shown, size, order=1)[..., None], 3, axis=-1)
+        if regions is not None:
+            ids = _scaled(np.take(regions, cut[axis], axis=axis), size, order=0)
+            picture = _blended(picture, ids)
+        # Slices run from foot to head: turned over, the head is on top.
+        pictures.append(picture if axis == 0 else picture[::-1])
+    return beside([np.clip(p * 255, 0, 255).astype(np.uint8) for p in pictures])
+
+
+def difference(
+    first: Num[np.ndarray, "D H W"],
+    second: Num[np.ndarray, "D H W"],
+    spacing: tuple[float, float, float],
+    *,
+    at: tuple[float, float, float] = (0.5, 0.5, 0.5),
+    scale: float = 500.0,
+) -> Picture:
+    """Return the planes of `second - first`: blue is lower, red is higher, white +-`scale` HU."""
+    error = np.clip((second.astype(np.float32) - first) / scale, -1, 1)
+    high = planes(np.maximum(error, 0), spacing, window=(0, 1), at=at)[..., 0]
+    low = planes(np.maximum(-error, 0), spacing, window=(0, 1), at=at)[..., 0]
+    return np.stack([high, np.minimum(high, low), low], axis=-1)
+
+
+def beside(pictures: Sequence[Picture]) -> Picture:
+    """Return pictures in a row, centred, with dark gaps."""
+    height = max(p.shape[0] for p in pictures)
+    cells: list[NDArray[np.uint8]] = []
+    for picture in pictures:
+        above = (height - picture.shape[0]) // 2
+        below = height - picture.shape[0] - above
+        cells.append(np.pad(picture, ((above, below), (0, _GAP), (0, 0))))
+    return np.concatenate(cells, axis=1)[:, :-_GAP]
+
+
+def above(pictures: Sequence[Picture]) -> Picture:
+    """Return pictures one above the other with dark gaps."""
+    width = max(p.shape[1] for p in pictures)
+    rows = [np.pad(p, ((0, _GAP), (0, width - p.shape[1]), (0, 0))) for p in pictures]
+    return np.concatenate(rows, axis=0)[:-_GAP]
+
+
+def png(picture: Picture) -> bytes:
+    """Return a picture as a PNG file."""
+    file = io.BytesIO()
+    matplotlib.image.imsave(file, np.ascontiguousarray(picture), format="png")
+    return file.getvalue()
+
+
+def _scaled(
+    shown: Num[np.ndarray, "H W"], size: Sequence[float], *, order: int
+) -> Num[np.ndarray, "h w"]:
+    """Return a slice at PIXEL_MM a pixel."""
+    factors = [s / PIXEL_MM for s in size]
+    return zoom(shown, factors, order=order, mode="nearest", grid_mode=True)
+
+
+def _blended(
+    picture: Float[np.ndarray, "H W 3"], ids: Integer[np.ndarray, "H W"]
+) -> Float[np.ndarray, "H W 3"]:
+    """Return a picture with region colours laid over it."""
+    colors = np.array(COLORS, np.float32) / 255
+    share = np.where(ids > 0, 0.4, 0.0)[..., None]
+    return picture * (1 - share) + colors[ids] * share

@@ -1,0 +1,218 @@
+"""Small objectives with their items, one table for all contract tests.
+
+Run as a module under torchrun's environment, it trains every case and writes the weights.
+"""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ct3dlib.config import (
+    CausalTokenizerSpec,
+    LFQSpec,
+    MaskGITNetworkSpec,
+    MaskGITSpec,
+    TokenizerLossSpec,
+    TokenizerSpec,
+    TrainSpec,
+    TransformerSpec,
+)
+from ct3dlib.objectives.maskgit import MaskGITObjective
+from ct3dlib.objectives.tokenizer import TokenizerObjective
+from ct3dlib.training.draws import uniform
+from ct3dlib.training.loader import Items
+from ct3dlib.training.loop import train
+from ct3dlib.training.objective import Batch, Metrics, Objective, masked_mean
+
+
+class Vectors(Items):
+    """Vectors on a curve with a little noise of their own."""
+
+    def __len__(self) -> int:
+        return 13
+
+    def item(self, index: int, rng: np.random.Generator) -> dict[str, Tensor]:
+        x = np.sin(index + np.arange(6)) + rng.normal(0, 0.01, 6)
+        return {"x": torch.from_numpy(x).float()}
+
+
+class Regression(Objective):
+    """Sum of a vector; the input noise belongs to the item."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = nn.Sequential(nn.Linear(6, 16), nn.GELU(), nn.Linear(16, 1))
+
+    def loss(self, batch: Batch, turn: str) -> tuple[Tensor, Metrics]:
+        noise = 0.1 * uniform(batch["item_seed"], (6,))
+        loss = (self.model(batch["x"] + noise)[:, 0] - batch["x"].sum(1)).square().mean()
+        return loss, {"rmse": loss.detach().sqrt()}
+
+
+class Adversarial(Objective):
+    """A bottleneck that a discriminator judges too."""
+
+    turns = ("generator", "discriminator")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.generator = nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 6))
+        self.discriminator = nn.Sequential(nn.Linear(6, 8), nn.LeakyReLU(0.2), nn.Linear(8, 1))
+
+    def loss(self, batch: Batch, turn: str) -> tuple[Tensor, Metrics]:
+        made = self.generator(batch["x"])
+        if turn == "generator":
+            l1 = (made - batch["x"]).abs().mean()
+            return l1 - 0.01 * self.discriminator(made).mean(), {"l1": l1.detach()}
+        real, fake = self.discriminator(batch["x"]), self.discriminator(made.detach())
+        loss = F.softplus(-real).mean() + F.softplus(fake).mean()
+        return loss, {"margin": (real - fake).detach().mean()}
+
+
+class Masked(Objective):
+    """Hidden components from visible ones; how many are hidden differs from item to item."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = nn.Sequential(nn.Linear(6, 16), nn.GELU(), nn.Linear(16, 6))
+
+    def _masked(self, batch: Batch) -> Tensor:
+        share = 0.2 + 0.7 * uniform(batch["item_seed"], (1,))
+        masked = uniform(batch["item_seed"], (6,), 1) < share
+        masked[:, 0] = True
+        return masked
+
+    def weight(self, batch: Batch, turn: str) -> Tensor:
+        return self._masked(batch).float().sum()
+
+    def loss(self, batch: Batch, turn: str) -> tuple[Tensor, Metrics]:
+        masked = self._masked(batch)
+        made = self.model(torch.where(masked, 0.0, batch["x"]))
+        return masked_mean((made - batch["x"]).square(), masked), {}
+
+
+class Blobs(Items):
+    """Small volumes with one bright ball each."""
+
+    def __len__(self) -> int:
+        return 9
+
+    def item(self, index: int, rng: np.random.Generator) -> dict[str, Tensor]:
+        d, h, w = np.meshgrid(np.arange(3), np.arange(8), np.arange(8), indexing="ij")
+        center = rng.uniform(2, 6, 2)
+        ball = (d - 1) ** 2 + (h - center[0]) ** 2 + (w - center[1]) ** 2 < 6
+        return {"volume": torch.from_numpy(np.where(ball, 0.5, -0.5)).float()[None]}
+
+
+class Grids(Items):
+    """Token grids of two kinds with their label."""
+
+    def __len__(self) -> int:
+        return 8
+
+    def item(self, index: int, rng: np.random.Generator) -> dict[str, Tensor]:
+        kind = index % 2
+        return {
+            "indices": torch.full((2, 3, 4), 21 * (kind + 1)),
+            "labels": torch.tensor([float(kind)]),
+            "label_present": torch.tensor(index != 3),
+        }
+
+
+def _tokenizer() -> TokenizerObjective:
+    model = CausalTokenizerSpec(
+        filters=4,
+        num_res_blocks=1,
+        channel_multipliers=(1, 2),
+        temporal_downsample=(False,),
+        norm_groups=2,
+        quantizer=LFQSpec(bits=4),
+    )
+    # The codes' signs are free to flip under rounding alone, so entropy stays out of this one.
+    loss = TokenizerLossSpec(entropy=0.0, entropy_start=0.0)
+    return TokenizerObjective(
+        TokenizerSpec(
+            steps=1,
+            batch_size=1,
+            micro_batch_size=1,
+            recipe="small",
+            crop=(3, 8, 8),
+            model=model,
+            loss=loss,
+        )
+    )
+
+
+def _maskgit() -> MaskGITObjective:
+    model = MaskGITSpec(hidden_size=24, num_layers=1, num_heads=2, dropout=0.0, bits_per_group=3)
+    spec = TransformerSpec(steps=1, batch_size=1, micro_batch_size=1, model=model)
+    return MaskGITObjective(spec, MaskGITNetworkSpec(**model.model_dump(), bits=6, num_labels=1))
+
+
+@dataclass(frozen=True)
+class Case:
+    """One objective of the table.
+
+    Args:
+        make: Returns the untrained objective.
+        items: What it trains on.
+        falls_to: Share of the first validation loss that is left after `steps`.
+        steps: Of that longer training.
+        tolerance: Largest difference of weights where sums are made in another order.
+    """
+
+    make: Callable[[], Objective]
+    items: Items
+    falls_to: float = 0.5
+    steps: int = 60
+    tolerance: float = 1e-5
+
+    def objective(self) -> Objective:
+        torch.manual_seed(0)
+        return self.make()
+
+
+CASES = {
+    "regression": Case(Regression, Vectors()),
+    "adversarial": Case(Adversarial, Vectors(), falls_to=0.7),
+    "masked": Case(Masked, Vectors(), falls_to=0.8),
+    "tokenizer": Case(_tokenizer, Blobs(), falls_to=0.7, steps=30, tolerance=1e-4),
+    "maskgit": Case(_maskgit, Grids(), falls_to=0.7, steps=40),
+}
+
+
+def spec_of(**changes: object) -> TrainSpec:
+    """Return a short training on the CPU: 6 steps of 8 items, in 2 micro-batches."""
+    values = {
+        "steps": 6,
+        "batch_size": 8,
+        "micro_batch_size": 4,
+        "learning_rate": 1e-2,
+        "device": "cpu",
+        "log_every": 1,
+        "validation_items": 8,
+    }
+    return TrainSpec.model_validate({**values, **changes})
+
+
+def main(folder: Path) -> None:
+    """Train every case with this rank's part of each batch; write `{case}-{rank}.pt`."""
+    import torch.distributed as dist
+
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    for name, case in CASES.items():
+        objective = case.objective()
+        train(objective, case.items, spec_of(micro_batch_size=2), run_dir=folder / name)
+        torch.save(objective.state_dict(), folder / f"{name}-{dist.get_rank()}.pt")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,215 @@
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ct3dlib.cohort.catalog import Row
+from ct3dlib.config import CatalogSpec
+from ct3dlib.datasets import build_catalog, read_dataset
+from ct3dlib.errors import DatasetError
+from tests.datasets.trees import (
+    write_blank_nifti,
+    write_csv,
+    write_dicom,
+    write_folder,
+    write_nifti,
+)
+
+AFFINE = np.diag([-0.8, -0.8, 2.0, 1.0])
+LIDC = hashlib.sha256(b"LIDC-7").hexdigest()[:12]
+
+
+def _rows(root: Path) -> dict[str, Row]:
+    rows = list(read_dataset("folder", root))
+    by_id = {row.volume: row for row in rows}
+    assert len(by_id) == len(rows)
+    return by_id
+
+
+def _spec(split_csv: str | None = None) -> CatalogSpec:
+    shards = {"train": 2, "tune": 1, "valid": 1}
+    return CatalogSpec.model_validate(
+        {"dataset": "folder", "shards": shards, "split_csv": split_csv}
+    )
+
+
+def test_ids_come_from_paths_and_patients_from_names(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    rows = _rows(tmp_path)
+    uid = hashlib.sha256(b"1.2.840.7").hexdigest()[:8]
+    assert {volume: row.patient for volume, row in rows.items()} == {
+        "LIDC-7_resampled": LIDC,
+        f"LIDC_series_{uid}": LIDC,
+        "bids_sub-03_ct_sub-03_ct": "sub-03",
+        "rate_valid_9_a_1": "valid_9",
+        "other_scans_M_ller_1_": "M_ller_1_",
+    }
+    assert all(row.spacing == pytest.approx((2.0, 0.8, 0.8)) for row in rows.values())
+    assert "LIDC-7" not in rows[f"LIDC_series_{uid}"].patient
+
+
+@pytest.mark.parametrize(
+    ("name", "same"),
+    [
+        ("LIDC-7.nii.gz", True),
+        ("LIDC-7_b.nii.gz", True),
+        ("sub/LIDC-7/scan.nii.gz", True),
+        ("LIDC-77.nii.gz", False),
+        ("LIDC-7a.nii.gz", False),
+        ("xLIDC-7.nii.gz", False),
+    ],
+)
+def test_nifti_named_after_a_dicom_patient_is_the_same_patient(
+    tmp_path: Path, name: str, same: bool
+) -> None:
+    write_dicom(tmp_path / "series", patient="LIDC-7", uid="1.2")
+    write_nifti(tmp_path / name, AFFINE)
+    row = next(row for row in _rows(tmp_path).values() if row.kind == "nifti")
+    assert (row.patient == LIDC) is same
+
+
+def test_the_longest_known_patient_counts(tmp_path: Path) -> None:
+    write_dicom(tmp_path / "a", patient="P-1", uid="1.2")
+    write_dicom(tmp_path / "b", patient="P", uid="1.3")
+    write_nifti(tmp_path / "P-1_ct.nii", AFFINE)
+    assert _rows(tmp_path)["P-1_ct"].patient == hashlib.sha256(b"P-1").hexdigest()[:12]
+
+
+def test_files_called_alike_are_told_apart_by_their_folder(tmp_path: Path) -> None:
+    for name in ("s1/ct.nii.gz", "s1/late.nii.gz", "s2/ct.nii.gz", "lone/x.nii.gz"):
+        write_nifti(tmp_path / name, AFFINE)
+    patients = {row.volume: row.patient for row in _rows(tmp_path).values()}
+    assert patients == {"s1_ct": "s1", "s1_late": "s1", "s2_ct": "s2", "lone_x": "x"}
+
+
+def test_two_series_in_one_folder_are_two_volumes(tmp_path: Path) -> None:
+    write_dicom(tmp_path / "mixed", patient="A", uid="1.2.1", num_slices=4)
+    for path in list((tmp_path / "mixed").iterdir()):
+        path.rename(path.with_name(f"first_{path.name}"))
+    write_dicom(tmp_path / "mixed", patient="A", uid="1.2.2", num_slices=5)
+    rows = list(_rows(tmp_path).values())
+    assert sorted(len(row.sources) for row in rows) == [4, 5]
+    assert len({row.patient for row in rows}) == 1
+
+
+def test_colliding_ids_stay_unique(tmp_path: Path) -> None:
+    for name in ("a/b_c.nii.gz", "a_b/c.nii.gz", "a_b_c.nii", "a_b_c-2.nii"):
+        write_nifti(tmp_path / name, AFFINE)
+    rows = _rows(tmp_path)
+    assert {volume: row.problem for volume, row in rows.items()} == {
+        "a_b_c": None,
+        "a_b_c-2": None,
+        "a_b_c-3": "DUPLICATE_NAME",
+        "a_b_c-4": "DUPLICATE_NAME",
+    }
+    assert rows["a_b_c"].sources == ("a/b_c.nii.gz",)
+    assert rows["a_b_c-2"].sources == ("a_b_c-2.nii",)
+
+
+def test_metadata_csv_is_joined_by_path_or_name(tmp_path: Path) -> None:
+    for name in ("s1/ct.nii.gz", "s2/ct.nii.gz", "blank.nii.gz"):
+        write_blank_nifti(tmp_path / name)
+    columns = ("VolumeName", "RescaleSlope", "RescaleIntercept", "XYSpacing", "ZSpacing")
+    write_csv(
+        tmp_path / "metadata.csv",
+        columns,
+        [("s1/ct.nii.gz", 1, -1024, "[0.5, 0.6]", 3), ("blank.nii.gz", 2, -8192, "", "")],
+    )
+    rows = _rows(tmp_path)
+    assert (rows["s1_ct"].spacing, rows["s1_ct"].intercept) == ((3.0, 0.5, 0.6), -1024.0)
+    assert (rows["s2_ct"].spacing, rows["s2_ct"].intercept) == (None, None)
+    assert (rows["blank"].spacing, rows["blank"].slope) == (None, 2.0)
+
+
+def test_damaged_dicom_is_a_row_with_its_problem(tmp_path: Path) -> None:
+    write_dicom(tmp_path / "good", patient="A", uid="1.2")
+    write_dicom(tmp_path / "thin", patient="B", uid="1.3", num_slices=1)
+    for name in ("cut1.dcm", "cut2.dcm"):
+        (tmp_path / "good" / name).write_bytes((tmp_path / "thin/000.dcm").read_bytes()[:300])
+    rows = {row.sources[0]: row for row in _rows(tmp_path).values()}
+    assert len(rows) == 4
+    assert rows["good/000.dcm"].problem is None
+    assert rows["thin/000.dcm"].problem == "SINGLE_SLICE"
+    for name in ("cut1.dcm", "cut2.dcm"):
+        assert rows[f"good/{name}"].problem not in (None, "DUPLICATE_NAME")
+        assert not rows[f"good/{name}"].volume.endswith("-2")
+
+
+def test_split_table_gives_splits_and_patients(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_folder(tmp_path)
+    write_csv(
+        tmp_path / "splits.csv",
+        ("VolumeName", "split", "patient"),
+        [
+            ("LIDC-7_resampled.nii.gz", "valid", ""),
+            ("bids/sub-03/ct/sub-03_ct.nii.gz", "tune", "Ada"),
+            ("rate_valid_9_a_1", "train", ""),
+            ("gone.nii.gz", "train", ""),
+        ],
+    )
+    frame = build_catalog(tmp_path, _spec("splits.csv")).set_index("volume")
+    assert set(frame.loc[frame["patient"] == LIDC, "split"]) == {"valid"}
+    assert (frame["patient"] == LIDC).sum() == 2
+    assert frame.loc["bids_sub-03_ct_sub-03_ct", ["patient", "split"]].tolist() == ["Ada", "tune"]
+    assert frame.loc["rate_valid_9_a_1", "split"] == "train"
+    assert "splits.csv: 1 rows name no volume" in caplog.text
+
+
+def test_split_table_names_a_dicom_series_by_folder(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    rows = [("LIDC/series", "tune"), ("rate_valid_9_a_1", "")]
+    write_csv(tmp_path / "splits.csv", ("VolumeName", "split"), rows)
+    frame = build_catalog(tmp_path, _spec("splits.csv"))
+    assert set(frame.loc[frame["patient"] == LIDC, "split"]) == {"tune"}
+
+
+def test_wrong_split_tables_raise(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    table = tmp_path / "splits.csv"
+    write_csv(table, ("VolumeName", "split"), [("rate_valid_9_a_1", "test")])
+    with pytest.raises(DatasetError, match="split 'test'; the splits are train, tune, valid"):
+        build_catalog(tmp_path, _spec("splits.csv"))
+    both = [("LIDC-7_resampled.nii.gz", "valid"), ("LIDC/series", "train")]
+    write_csv(table, ("VolumeName", "split"), both)
+    with pytest.raises(DatasetError, match=f"patient {LIDC} is in (valid|train) and in"):
+        build_catalog(tmp_path, _spec("splits.csv"))
+    with pytest.raises(DatasetError, match=r"other\.csv: cannot be read"):
+        build_catalog(tmp_path, _spec("other.csv"))
+
+
+def test_too_little_data_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"none: no such folder; set raw_root"):
+        build_catalog(tmp_path / "none", _spec())
+    with pytest.raises(DatasetError, match="no NIfTI or DICOM series found"):
+        build_catalog(tmp_path, _spec())
+    write_nifti(tmp_path / "a.nii", AFFINE)
+    with pytest.raises(DatasetError, match=r"1 found \(a\), at least 2 .*split_csv"):
+        build_catalog(tmp_path, _spec())
+    write_csv(tmp_path / "splits.csv", ("VolumeName", "split"), [("a.nii", "valid")])
+    assert build_catalog(tmp_path, _spec("splits.csv"))["split"].tolist() == ["valid"]
+
+
+@pytest.mark.real
+def test_real_folder_lists_every_series(real_data: Path) -> None:
+    frame = build_catalog(real_data, _spec()).set_index("volume")
+    sources = [source for row in frame["sources"] for source in row]
+    assert len(sources) == len(set(sources))
+    nifti = {p.relative_to(real_data).as_posix() for p in real_data.rglob("*.nii.gz")}
+    dicom = {p.relative_to(real_data).as_posix() for p in real_data.rglob("*.dcm")}
+    assert nifti <= set(sources)
+    lidc = {source for source in dicom if source.startswith("lidc_idri/")}
+    assert len(lidc) == 133
+    row = next(r for r in frame.itertuples() if set(r.sources) == lidc)
+    assert list(row.shape) == [133, 512, 512]
+    assert row.spacing == pytest.approx([2.5, 0.703125, 0.703125])
+    twin = frame.loc["lidc_idri_LIDC-IDRI-0001_2p5mm"]
+    assert (twin["patient"], twin["split"]) == (row.patient, row.split)
+    assert list(twin["shape"]) == [133, 144, 144]
+    assert frame.loc["lidc_idri_LIDC-IDRI-0002_2p5mm", "patient"] != row.patient
+    assert list(frame.loc["totalsegmentator_example_ct", "shape"]) == [112, 101, 122]
+    whole = frame[frame["problem"].isna() & frame["shape"].notna()]
+    deep = whole[whole["shape"].str[0] >= 8]
+    assert set(deep["split"]) == {"train", "tune", "valid"}
