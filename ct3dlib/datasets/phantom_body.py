@@ -54,7 +54,7 @@ class Scene:
 
     def tubes(self, points: list[Position], radii: list[Number]) -> list[Tube]:
         """Return the tubes along template points, in world positions."""
-        world = [tuple(p) for p in self.canvas.pose.to_world(np.array(points)).tolist()]
+        world = [tuple(p) for p in self.canvas.pose.to_world(np.array(points, float)).tolist()]
         return [
             Tube(world[i], world[i + 1], (radii[i], radii[i + 1])) for i in range(len(world) - 1)
         ]

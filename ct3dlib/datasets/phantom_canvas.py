@@ -119,16 +119,18 @@ class Canvas:
 def paint_tubes(
     canvas: Canvas, tubes: list[Tube], hu: Number, *, region: int | None = None
 ) -> None:
-    """Paint tubes; those thinner than about a voxel as the share of each voxel that they fill."""
+    """Paint tubes; those thinner than a pixel as the share of each voxel that they fill."""
     pixel = canvas.grid.spacing[1]
-    thin = [tube for tube in tubes if sum(tube.radii) < 1.4 * pixel]
-    _splat(canvas, thin, hu)
-    for tube in tubes if region is not None else [t for t in tubes if sum(t.radii) >= 1.4 * pixel]:
+    thin = [sum(tube.radii) < 1.4 * pixel for tube in tubes]
+    _splat(canvas, [tube for tube, is_thin in zip(tubes, thin, strict=True) if is_thin], hu)
+    for tube, is_thin in zip(tubes, thin, strict=True):
+        if is_thin and region is None:
+            continue
         window = canvas.around(tube, pixel)
         if window is None:
             continue
         distance = capsule(window.at, tube)
-        if sum(tube.radii) >= 1.4 * pixel:
+        if not is_thin:
             window.paint(distance, hu, region=region)
         elif region is not None:
             window.regions[distance < 0] = region

@@ -12,16 +12,14 @@ from numpy.typing import NDArray
 
 from ct3dlib.cohort.store import StoredVolume, records, stored_volumes
 from ct3dlib.errors import StoreError
-from ct3dlib.metrics.overlap import dice
+from ct3dlib.metrics.overlap import dice, union_dice
 from ct3dlib.progress import progress
-from ct3dlib.regions.label_map import REGIONS
+from ct3dlib.regions.label_map import LUNGS, REGIONS
 from ct3dlib.scan.geometry import canonical
 from ct3dlib.scan.nifti import read_nifti
 from ct3dlib.scan.normalize import Record
 from ct3dlib.scan.resample import resample_to
 from ct3dlib.scan.volume import Volume
-
-LUNGS = tuple(range(1, 6))
 
 
 def evaluate_regions(
@@ -49,10 +47,10 @@ def evaluate_regions(
         mask = volume.read()
         truth = _on_grid(root / truths[volume.volume], volume)
         spacing = volume.spacing
-        for region, name in enumerate(REGIONS[1:], start=1):
-            if (truth == region).any():
-                found[name].append(dice(mask == region, truth == region))
-        found["lungs"].append(dice(np.isin(mask, LUNGS), np.isin(truth, LUNGS)))
+        present = [i for i in range(1, len(REGIONS)) if (truth == i).any()]
+        for region, value in dice(mask, truth, present).items():
+            found[REGIONS[region]].append(value)
+        found["lungs"].append(union_dice(mask, truth, LUNGS))
     return {
         "dice": {name: statistics.fmean(values) for name, values in found.items()},
         "spacing": list(spacing),

@@ -7,11 +7,11 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ct3dlib.regions.morphology import (
-    FACES,
     Mask,
     closing,
     components,
     fill_slices,
+    grow,
     opening,
     track,
 )
@@ -79,8 +79,7 @@ def find_ribs(scan: Scan, body: Mask, *, outside: Mask) -> Mask:
     """
     bone = (scan.hu > BONE_HU + 20) & body
     seed = bone & outside
-    steps = max(1, round(12 / scan.voxel))
-    grown = ndimage.binary_dilation(seed, FACES, iterations=steps, mask=bone)
-    parts = components(grown, scan.voxels(0.5))
+    reach = max(1, round(12 / scan.voxel))
+    parts = components(grow(seed, bone, steps=reach), scan.voxels(0.5))
     ribs = np.logical_or.reduce([scan.empty, *parts])
     return ribs if ribs.sum() > scan.voxels(RIBS_ML) else scan.empty

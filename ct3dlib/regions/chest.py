@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
 
 from ct3dlib.regions.morphology import (
     Mask,
@@ -13,6 +12,7 @@ from ct3dlib.regions.morphology import (
     distance_to,
     erode,
     fill_slices,
+    grow,
     largest,
     opening,
 )
@@ -54,7 +54,7 @@ def find_airway(scan: Scan, body: Mask) -> Mask:
     for seed in _tracheas(scan, body):
         for threshold in AIRWAY_HU:
             gas = (scan.hu < threshold) & body
-            tree = ndimage.binary_propagation(seed & gas, mask=gas)
+            tree = grow(seed, gas)
             ml = tree.sum() / scan.voxels(1)
             height = np.ptp(np.nonzero(tree)[0]) * scan.spacing[0] if tree.any() else 0
             if ml < AIRWAY_ML[0] or height < 40:
@@ -73,9 +73,7 @@ def _tracheas(scan: Scan, body: Mask) -> list[Mask]:
     candidates = []
     top = len(body) - 1
     for d in range(top, max(top - round(120 / scan.spacing[0]), -1), -1):
-        labels, number = ndimage.label((scan.hu[d] < AIRWAY_HU[0]) & body[d])
-        for i in range(1, number + 1):
-            spot = labels == i
+        for spot in components((scan.hu[d] < AIRWAY_HU[0]) & body[d]):
             rows, cols = np.nonzero(spot)
             area = len(rows) * cell
             box = (np.ptp(rows) + 1) * (np.ptp(cols) + 1) * cell

@@ -19,12 +19,10 @@ from ct3dlib.regions.mediastinum import (
     find_aorta,
     find_heart,
     find_oesophagus,
-    find_pericardial_fluid,
-    find_pleural_fluid,
     find_thyroid,
     find_vessels,
 )
-from ct3dlib.regions.morphology import Mask, dilate
+from ct3dlib.regions.morphology import Mask, dilate, occupied
 from ct3dlib.regions.working_grid import Scan, to_volume_grid, to_working_grid
 from ct3dlib.scan.volume import Volume
 
@@ -128,19 +126,19 @@ def _paint_trunk(canvas: Canvas, thorax: Thorax) -> None:
     heart = find_heart(thorax, aorta)
     canvas.paint("aorta", aorta)
     canvas.paint("spine", thorax.spine.mask)
-    canvas.paint("pericardium", find_pericardial_fluid(thorax, heart))
     canvas.paint("heart", heart)
     canvas.paint("esophagus", find_oesophagus(thorax, canvas.taken))
-    lowest = thorax.lungs.any(axis=(1, 2)).argmax() * scan.spacing[0]
+    lowest = occupied(thorax.lungs)[0] * scan.spacing[0]
     outside = ~(canvas.taken | (thorax.hull & (thorax.axes[1] > 5)))
-    canvas.paint("ribs_chest_wall", find_ribs(scan, thorax.body, outside=outside & (height > lowest - 70)))
+    canvas.paint(
+        "ribs_chest_wall", find_ribs(scan, thorax.body, outside=outside & (height > lowest - 70))
+    )
     canvas.paint("great_vessels", find_vessels(thorax, canvas.taken))
     canvas.paint("thyroid", find_thyroid(thorax, canvas.taken))
     bones = np.isin(canvas.labels, (region_id("spine"), region_id("ribs_chest_wall")))
     cavity = find_cavity(scan, thorax.body, bones) & (height < thorax.floor + DOME)
     _paint_abdomen(canvas, scan, cavity & ~dilate(heart, 3, scan.spacing), thorax.spine)
     canvas.paint("pericardium", dilate(heart, PERICARDIUM, scan.spacing) & thorax.between)
-    canvas.paint("pleura", find_pleural_fluid(thorax, cavity & ~canvas.taken))
     _, front, left = thorax.axes
     inner = (height > thorax.floor) & (front > 5) & (np.abs(left) < 65)
     canvas.paint("mediastinum_nodes", thorax.between & inner)
@@ -152,7 +150,7 @@ def _paint_abdomen(canvas: Canvas, scan: Scan, cavity: Mask, spine: Spine) -> No
         return
     canvas.paint("liver_biliary", find_liver(scan, cavity & ~canvas.taken, spine))
     canvas.paint("stomach_bowel", find_bowel(scan, cavity & ~canvas.taken))
-    liver = np.flatnonzero((canvas.labels == region_id("liver_biliary")).any(axis=(1, 2)))
+    liver = occupied(canvas.labels == region_id("liver_biliary"))
     if len(liver):
         height = scan.millimetres()[0] - liver[0] * scan.spacing[0]
         above = cavity & (height > -20)

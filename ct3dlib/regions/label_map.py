@@ -60,7 +60,7 @@ def _refuse_duplicates(what: str, values: list[Any]) -> None:
 
 
 LABEL_MAP_VERSION, LABEL_MAP = parse_label_map(
-    yaml.safe_load(resources.files(__package__).joinpath("label_map.yaml").read_text("utf-8"))
+    yaml.safe_load(resources.files("ct3dlib.regions").joinpath("label_map.yaml").read_text("utf-8"))
 )
 REGIONS: tuple[str, ...] = tuple(region.name for region in LABEL_MAP)
 COLORS: tuple[tuple[int, int, int], ...] = tuple(region.color for region in LABEL_MAP)

@@ -9,7 +9,6 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from ct3dlib.regions.bones import Spine
 from ct3dlib.regions.morphology import (
@@ -19,10 +18,11 @@ from ct3dlib.regions.morphology import (
     erode,
     hull_slices,
     largest,
+    occupied,
     opening,
 )
 from ct3dlib.regions.tubes import disc, find_tube, paint_tube
-from ct3dlib.regions.working_grid import Scan, smooth
+from ct3dlib.regions.working_grid import Scan
 
 AORTA_RADII = (9.0, 11.0, 13.0, 15.0)
 ASCENDING_RADII = (13.0, 15.0, 17.0)
@@ -32,8 +32,6 @@ OESOPHAGUS_ML = 5.0
 HEART_ML = 120.0
 SAG = 20.0  # the diaphragm under the heart lies that much lower than under the right lung
 VESSELS_ML = 10.0
-EFFUSION_ML = 20.0
-FLUID_HU = 24.0  # halfway between an effusion and muscle or blood
 THYROID_ML = (3.0, 60.0)
 THYROID_HU = (75.0, 250.0)  # iodine: brighter than muscle without contrast
 
@@ -71,10 +69,9 @@ class Thorax:
         """Height of the carina; without an airway, from the extent of the lungs."""
         step, cell = self.scan.spacing[0], self.scan.spacing[1] * self.scan.spacing[2]
         for d in range(len(self.airway) - 1, -1, -1):
-            labels, _ = ndimage.label(self.airway[d])
-            if (np.bincount(labels.ravel())[1:] * cell > 30).sum() >= 2:
+            if len(components(self.airway[d], round(30 / cell))) >= 2:
                 return (d + 0.5) * step
-        slices = np.flatnonzero(self.lungs.any(axis=(1, 2)))
+        slices = occupied(self.lungs)
         return float(slices[0] + 0.6 * (slices[-1] - slices[0])) * step
 
     @cached_property
@@ -88,7 +85,7 @@ class Thorax:
         right = self.lungs & (w < self.spine.column[:, None, None])
         lung = right if right.any() else self.lungs
         base = np.where(lung, height, np.inf).min(axis=0)
-        outline = lung.any(axis=0)
+        outline = lung.max(axis=0)
         inner = erode(outline[None], 20, (1.0, *self.scan.spacing[1:]))[0]
         return float(np.median(base[inner if inner.any() else outline])) - SAG
 
@@ -115,7 +112,7 @@ def find_aorta(thorax: Thorax) -> Mask:
     """
     spacing, shape = thorax.scan.spacing, thorax.scan.hu.shape
     above, front, left = thorax.axes
-    lowest = thorax.lungs.any(axis=(1, 2)).argmax() * spacing[0] - thorax.carina - 30
+    lowest = occupied(thorax.lungs)[0] * spacing[0] - thorax.carina - 30
     behind = (front > 8) & (front < 62) & (left > -12) & (left < 46) & (above < 35)
     down = find_tube(thorax.softness, AORTA_RADII, window=behind, spacing=spacing)
     ahead = (front > 45) & (front < 115) & (left > -38) & (left < 22)
@@ -166,29 +163,6 @@ def find_heart(thorax: Thorax, aorta: Mask) -> Mask:
     return largest(opening(solid, 14, scan.spacing), scan.voxels(HEART_ML))
 
 
-def find_pericardial_fluid(thorax: Thorax, heart: Mask) -> Mask:
-    """Return an effusion inside the heart's sac: a layer darker than blood at its surface."""
-    fluid = heart & (smooth(thorax.scan) < FLUID_HU)
-    return opening(fluid, 3, thorax.scan.spacing)
-
-
-def find_pleural_fluid(thorax: Thorax, space: Mask) -> Mask:
-    """Return pleural effusions: fluid behind the lungs inside the rib cage.
-
-    Args:
-        thorax: The landmarks.
-        space: Inside the rib cage, no other organ.
-    """
-    scan = thorax.scan
-    hu = smooth(scan)
-    _, front, _ = thorax.axes
-    fluid = space & (hu > -20) & (hu < FLUID_HU + 6) & (front < 60)
-    parts = components(opening(fluid, 4, scan.spacing), scan.voxels(EFFUSION_ML))
-    beside = dilate(thorax.lungs, 6, scan.spacing)
-    touching = [part for part in parts if (part & beside).any()]
-    return np.logical_or.reduce([scan.empty, *touching])
-
-
 def find_vessels(thorax: Thorax, taken: Mask) -> Mask:
     """Return the great vessels: thick soft tissue between the lungs above the heart."""
     scan = thorax.scan
@@ -203,7 +177,7 @@ def find_vessels(thorax: Thorax, taken: Mask) -> Mask:
 def find_thyroid(thorax: Thorax, taken: Mask) -> Mask:
     """Return the thyroid: bright tissue beside the trachea at the height of the lungs' tops."""
     scan = thorax.scan
-    top = len(thorax.lungs) - 1 - thorax.lungs.any(axis=(1, 2))[::-1].argmax()
+    top = occupied(thorax.lungs)[-1]
     height = scan.millimetres()[0] - top * scan.spacing[0]
     bright = (scan.hu > THYROID_HU[0]) & (scan.hu < THYROID_HU[1]) & ~taken & (height > -25)
     bright &= dilate(thorax.airway, 22, scan.spacing) & (thorax.axes[1] > 25)

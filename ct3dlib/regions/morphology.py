@@ -1,14 +1,12 @@
 """Binary morphology in mm on a working grid, axes D H W."""
 
 import numpy as np
-import SimpleITK as sitk
+import SimpleITK
 from numpy.typing import NDArray
 from scipy import ndimage
 
 Mask = NDArray[np.bool_]
 Spacing = tuple[float, float, float]
-
-FACES = ndimage.generate_binary_structure(3, 1)
 
 
 def distance_to(mask: Mask, spacing: Spacing) -> NDArray[np.float32]:
@@ -18,10 +16,12 @@ def distance_to(mask: Mask, spacing: Spacing) -> NDArray[np.float32]:
     """
     if not mask.any():
         return np.full(mask.shape, np.inf, np.float32)
-    picture = sitk.GetImageFromArray(mask.astype(np.uint8))
+    picture = SimpleITK.GetImageFromArray(mask.astype(np.uint8))
     picture.SetSpacing(spacing[::-1])
-    distance = sitk.SignedMaurerDistanceMap(picture, squaredDistance=False, useImageSpacing=True)
-    return np.maximum(sitk.GetArrayFromImage(distance), 0)
+    distance = SimpleITK.SignedMaurerDistanceMap(
+        picture, squaredDistance=False, useImageSpacing=True
+    )
+    return np.maximum(SimpleITK.GetArrayFromImage(distance), 0)
 
 
 def dilate(mask: Mask, radius: float, spacing: Spacing) -> Mask:
@@ -47,27 +47,46 @@ def closing(mask: Mask, radius: float, spacing: Spacing) -> Mask:
     return mask | erode(dilate(mask, radius, spacing), radius, spacing)
 
 
+def number(mask: Mask) -> NDArray[np.int32]:
+    """Return the number of the face-connected component that each element lies in; 0 outside."""
+    numbers = np.zeros(mask.shape, np.int32)
+    ndimage.label(mask, ndimage.generate_binary_structure(mask.ndim, 1), output=numbers)
+    return numbers
+
+
+def grow(seed: Mask, within: Mask, steps: int = 0) -> Mask:
+    """Return the seed grown by `steps` voxels over faces inside a mask; 0: as far as it goes."""
+    faces = ndimage.generate_binary_structure(3, 1)
+    grown = ndimage.binary_dilation(seed & within, faces, iterations=steps or -1, mask=within)
+    return np.asarray(grown, bool)
+
+
 def components(mask: Mask, smallest: int = 1) -> list[Mask]:
     """Return the face-connected components of at least `smallest` voxels, largest first."""
-    labels, _ = ndimage.label(mask, FACES)
-    sizes = np.bincount(labels.ravel())
+    numbers = number(mask)
+    sizes = np.bincount(numbers.ravel())
     sizes[0] = 0
     order = np.argsort(-sizes, kind="stable")
-    return [labels == i for i in order if sizes[i] >= max(smallest, 1)]
+    return [numbers == i for i in order if sizes[i] >= max(smallest, 1)]
 
 
 def largest(mask: Mask, smallest: int = 1) -> Mask:
     """Return the largest component; all False where none has `smallest` voxels."""
-    labels, _ = ndimage.label(mask, FACES)
-    sizes = np.bincount(labels.ravel())
+    numbers = number(mask)
+    sizes = np.bincount(numbers.ravel())
     sizes[0] = 0
     winner = int(sizes.argmax())
-    return (labels == winner) if sizes[winner] >= max(smallest, 1) else np.zeros_like(mask)
+    return (numbers == winner) if sizes[winner] >= max(smallest, 1) else np.zeros_like(mask)
+
+
+def occupied(mask: Mask) -> NDArray[np.intp]:
+    """Return the slices that the mask has a voxel in, rising."""
+    return np.flatnonzero(mask.any(axis=(1, 2)))
 
 
 def fill_slices(mask: Mask) -> Mask:
     """Return the mask with the holes of every axial slice filled."""
-    return np.stack([ndimage.binary_fill_holes(plane) for plane in mask])
+    return np.stack([np.asarray(ndimage.binary_fill_holes(plane), bool) for plane in mask])
 
 
 def hull_slices(mask: Mask) -> Mask:

@@ -38,13 +38,13 @@ def find_tube(
         window: Where its centre may lie.
         spacing: Of the grid, mm.
     """
-    rows, columns = (_extent(window.any(axis=axes)) for axes in ((0, 2), (0, 1)))
+    rows, columns = (_extent(window.max(axis=axes)) for axes in ((0, 2), (0, 1)))
     score, radius = roundness(fullness, radii, rows=rows, columns=columns, spacing=spacing)
     allowed = np.where(window[:, rows, columns], score, -1).astype(np.float32)
     path = track(allowed, step=1)
     at = np.arange(len(path)), path[:, 0], path[:, 1]
     smooth = ndimage.median_filter(radius[at], 9, mode="nearest")
-    return Tube(path + (rows.start, columns.start), smooth, score[at])
+    return Tube(path + np.array([rows.start, columns.start]), smooth, score[at])
 
 
 def _extent(line: NDArray[np.bool_]) -> slice:
@@ -67,7 +67,9 @@ def roundness(
     """
     sides = [int(np.ceil((max(radii) + RING) / step)) for step in spacing[1:]]
     padded = np.pad(fullness, [(0, 0), *((n, n) for n in sides)], mode="edge")
-    near = padded[:, rows.start : rows.stop + 2 * sides[0], columns.start : columns.stop + 2 * sides[1]]
+    near = padded[
+        :, rows.start : rows.stop + 2 * sides[0], columns.start : columns.stop + 2 * sides[1]
+    ]
     y, x = np.ogrid[-sides[0] : sides[0] + 1, -sides[1] : sides[1] + 1]
     distance = np.hypot(y * spacing[1], x * spacing[2])
     scores = []

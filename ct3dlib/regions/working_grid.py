@@ -58,20 +58,16 @@ def to_working_grid(volume: Volume, spacing: float) -> Scan:
     shape = tuple(
         max(1, round(n * s / spacing)) for n, s in zip(volume.shape, volume.spacing, strict=True)
     )
-    depth, height, width = (
-        overlaps(n, m) for n, m in zip(volume.shape, shape, strict=True)
-    )
+    depth, height, width = (overlaps(n, m) for n, m in zip(volume.shape, shape, strict=True))
     planes = [height @ plane.astype(np.float32) @ width.T for plane in volume.array]
     hu = np.tensordot(depth, np.stack(planes), axes=1)
-    d, h, w = (
-        n * s / m for n, s, m in zip(volume.shape, volume.spacing, shape, strict=True)
-    )
+    d, h, w = (n * s / m for n, s, m in zip(volume.shape, volume.spacing, shape, strict=True))
     return Scan(hu, (d, h, w))
 
 
 def smooth(scan: Scan) -> NDArray[np.float32]:
     """Return the HU without noise and thin vessels: a Gaussian of 4 mm."""
-    return ndimage.gaussian_filter(scan.hu, [4 / step for step in scan.spacing])
+    return np.asarray(ndimage.gaussian_filter(scan.hu, [4 / s for s in scan.spacing]), np.float32)
 
 
 def overlaps(source: int, target: int) -> NDArray[np.float32]:

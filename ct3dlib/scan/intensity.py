@@ -175,7 +175,7 @@ def _clipped(volume: Volume, slope: float, intercept: float) -> Volume:
     """Return `slope * values + intercept` in [-1024, 3071]; int16 where nothing is lost by it."""
     if volume.array.dtype == np.int16 and (slope, intercept) == (1, 0):
         array = np.clip(volume.array, HU_MIN, HU_MAX)
-    elif volume.array.dtype.kind in "iu" and slope.is_integer() and intercept.is_integer():
+    elif volume.array.dtype.kind in "iu" and (slope % 1, intercept % 1) == (0, 0):
         hu = volume.array.astype(np.int32) * int(slope) + int(intercept)
         array = np.clip(hu, HU_MIN, HU_MAX).astype(np.int16)
     else:
