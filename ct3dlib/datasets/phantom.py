@@ -9,13 +9,14 @@ import json
 import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ct3dlib.cohort.labels import LABELS
 from ct3dlib.config import Fault, PhantomSpec
@@ -29,26 +30,27 @@ from ct3dlib.datasets.phantom_files import (
     write_stored,
     write_truth,
 )
-from ct3dlib.datasets.phantom_findings import Patient, draw_patient
+from ct3dlib.datasets.phantom_findings import draw_patient
 from ct3dlib.datasets.phantom_render import render
 from ct3dlib.datasets.phantom_scanner import (
     METADATA_COLUMNS,
+    Cells,
     Reconstruction,
-    Scan,
     acquire,
     draw_reconstruction,
     draw_scan,
+    in_scanner,
     metadata_row,
     pad,
 )
 from ct3dlib.datasets.phantom_space import Grid
 from ct3dlib.datasets.phantom_text import write_report
 from ct3dlib.errors import DatasetError
+from ct3dlib.fingerprint import fingerprint
 from ct3dlib.progress import progress
 
 logger = logging.getLogger(__name__)
 
-PHANTOM_VERSION = 1  # of the anatomy: a new one makes every patient again
 Part = Literal["train", "valid"]
 PARTS: tuple[Part, Part] = ("train", "valid")
 REPORT_COLUMNS = (
@@ -87,8 +89,8 @@ class Job:
 def write_cohort(root: Path, spec: PhantomSpec, *, workers: int = 1) -> None:
     """Write the cohort as `root/dataset`, a tree in the shape of CT-RATE.
 
-    Work that is interrupted goes on where it was: a patient that is whole and was made from the
-    same spec is kept. `dataset/cohort.json` is written last.
+    Work that is interrupted goes on where it was: a patient that is whole and was made by the same
+    code from the same spec is kept. `dataset/cohort.json` is written last.
 
     Args:
         root: The raw root.
@@ -108,15 +110,15 @@ def write_cohort(root: Path, spec: PhantomSpec, *, workers: int = 1) -> None:
     remove(base / "cohort.json")
     jobs = plan(spec)
     _drop_others(base, {job.patient for job in jobs})
-    made = _make_all(jobs, base, spec, workers=workers)
+    made = _make_all(jobs, base, spec=spec, workers=workers)
     rows: dict[Part, list[Row]] = {part: [] for part in PARTS}
     for job in progress(jobs, name="phantom", unit="patient"):
         rows[job.part] += next(made)
     for part in PARTS:
-        _write_tables(base, part, rows[part])
+        _write_tables(base, part, rows=rows[part])
     counts = {part: sum(job.part == part for job in jobs) for part in PARTS}
     series = {part: sum(j.reconstructions for j in jobs if j.part == part) for part in PARTS}
-    summary = {"version": PHANTOM_VERSION, "spec": spec.model_dump(mode="json")}
+    summary = {"code": _code(), "spec": spec.model_dump(mode="json")}
     write_json(base / "cohort.json", {**summary, "patients": counts, "series": series})
     logger.info("%s: %s patients, %s series", base, sum(counts.values()), sum(series.values()))
 
@@ -153,7 +155,7 @@ def _drop(base: Path, patient: str) -> None:
 
 
 def _make_all(
-    jobs: Sequence[Job], base: Path, spec: PhantomSpec, *, workers: int
+    jobs: Sequence[Job], base: Path, *, spec: PhantomSpec, workers: int
 ) -> Iterator[list[Row]]:
     """Yield the rows of every patient, in order."""
     one = partial(_make_or_keep, base=base, spec=spec)
@@ -164,12 +166,17 @@ def _make_all(
         yield from pool.map(one, jobs)
 
 
-def _make_or_keep(job: Job, base: Path, spec: PhantomSpec) -> list[Row]:
+def _code() -> str:
+    """Return the hash of the code that makes a patient: other code makes it again."""
+    return fingerprint("ct3dlib.datasets.phantom")
+
+
+def _make_or_keep(job: Job, base: Path, *, spec: PhantomSpec) -> list[Row]:
     """Return a patient's rows; its files are made unless they are there from the same spec."""
     path = base / _RECORDS / f"{job.patient}.json"
     shared = spec.model_dump(mode="json", include={"seed", "matrix", "slice_spacing", "version"})
     every = spec.dicom_every
-    parts = [PHANTOM_VERSION, LABELS, str(job), shared, every]
+    parts = [_code(), str(job), shared, every]
     key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
     if path.exists():
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -177,12 +184,12 @@ def _make_or_keep(job: Job, base: Path, spec: PhantomSpec) -> list[Row]:
         if record["key"] == key and all((base / file).exists() for file in files):
             return record["rows"]
     _drop(base, job.patient)
-    rows = make_patient(job, base, spec)
+    rows = make_patient(job, base, spec=spec)
     write_json(path, {"key": key, "rows": rows})
     return rows
 
 
-def make_patient(job: Job, base: Path, spec: PhantomSpec) -> list[Row]:
+def make_patient(job: Job, base: Path, *, spec: PhantomSpec) -> list[Row]:
     """Write every series of one patient and its truth; return the rows for the tables.
 
     Args:
@@ -196,28 +203,22 @@ def make_patient(job: Job, base: Path, spec: PhantomSpec) -> list[Row]:
     report = write_report(patient, rng)
     rows = []
     for index in range(job.reconstructions):
-        name = f"{job.patient}_a_{index + 1}"
-        made = draw_reconstruction(rng, scan, spec, number=index)
-        dicom = bool(spec.dicom_every) and (job.first + index) % spec.dicom_every == 0
-        files = _write_series(
-            _Place(base, name, job, spec), patient, scan, made=made, dicom=dicom and not job.fault
-        )
-        volume = f"{name}.nii.gz"
-        metadata = metadata_row(volume, patient, scan, reconstruction=made)
+        place = _Place(base, f"{job.patient}_a_{index + 1}", job, spec)
+        made = draw_reconstruction(rng, scan, spec=spec, number=index)
+        due = bool(spec.dicom_every) and (job.first + index) % spec.dicom_every == 0
+        metadata = metadata_row(place.volume, patient, scan=scan, reconstruction=made)
+        hu, regions = render(patient, made.grid)
+        image = _Image(pad(acquire(hu, made), scan), regions, in_scanner(made.grid, scan), made)
+        files = _write_series(place, image, metadata=metadata, dicom=due and not job.fault)
         texts = (report.clinical, report.technique, report.findings, report.impressions)
+        labels = dict(zip(LABELS, patient.labels, strict=True))
+        pair = {"question": report.question, "answer": report.answer}
         rows.append(
             {
                 "metadata": None if job.fault == "no_metadata" else metadata,
-                "report": dict(zip(REPORT_COLUMNS, (volume, *texts), strict=True)),
-                "labels": {
-                    "VolumeName": volume,
-                    **dict(zip(LABELS, patient.labels, strict=True)),
-                },
-                "vqa": {
-                    "volumename": volume,
-                    "question": report.question,
-                    "answer": report.answer,
-                },
+                "report": dict(zip(REPORT_COLUMNS, (place.volume, *texts), strict=True)),
+                "labels": {"VolumeName": place.volume, **labels},
+                "vqa": {"volumename": place.volume, **pair},
                 "files": files,
             }
         )
@@ -233,50 +234,59 @@ class _Place:
     job: Job
     spec: PhantomSpec
 
-    def path(self, ending: str) -> Path:
-        """Return its place in the tree."""
+    @property
+    def volume(self) -> str:
+        """Its name in the tables, that of a NIfTI file even where it is DICOM."""
+        return f"{self.name}.nii.gz"
+
+    @property
+    def folder(self) -> Path:
+        """The folder of its study."""
         tree = self.job.part + ("_fixed" if self.spec.version == "v2" else "")
-        study = self.name.rsplit("_", 1)[0]
-        return self.base / tree / self.job.patient / study / f"{self.name}{ending}"
+        return self.base / tree / self.job.patient / self.name.rsplit("_", 1)[0]
 
 
-def _write_series(
-    place: _Place, patient: Patient, scan: Scan, *, made: Reconstruction, dicom: bool
-) -> list[str]:
+@dataclass(frozen=True, eq=False)
+class _Image:
+    """A series as the scanner gave it, and the truth; the grid is in the scanner's frame."""
+
+    hu: NDArray[np.int16]
+    regions: NDArray[np.uint8]
+    grid: Grid
+    made: Reconstruction
+
+
+def _write_series(place: _Place, image: _Image, *, metadata: Cells, dicom: bool) -> list[str]:
     """Write one series and the truth of its regions; return their paths below `dataset`."""
-    x, y, z = (round(a + b, 4) for a, b in zip(made.grid.origin, scan.offset, strict=True))
-    grid: Grid = replace(made.grid, origin=(x, y, z))
-    exact, regions = render(patient, made.grid)
-    hu = pad(acquire(exact, made), scan)
-    path = place.path("" if dicom else ".nii.gz")
+    path = place.folder / (place.name if dicom else place.volume)
     if dicom:
-        row = metadata_row(f"{place.name}.nii.gz", patient, scan, reconstruction=made)
-        write_dicom_series(path, hu, Series(place.name, place.job.patient, grid, row))
+        series = Series(place.name, place.job.patient, image.grid, metadata)
+        write_dicom_series(path, image.hu, series=series)
     elif place.spec.version == "v2":
-        write_truth(path, hu, grid)
+        write_truth(path, image.hu, grid=image.grid)
     else:
-        stored = hu.astype(np.int32) - scan.scanner.intercept
-        write_stored(path, stored.astype(np.float32 if made.as_float else np.int16))
+        stored = image.hu.astype(np.int32) - int(metadata["RescaleIntercept"])
+        write_stored(path, stored.astype(np.float32 if image.made.as_float else np.int16))
     written = [path]
     if place.job.fault:
         damage(path, place.job.fault)
     else:
-        written.append(place.base / "regions" / place.job.part / f"{place.name}.nii.gz")
-        write_truth(written[1], regions, grid)
+        written.append(place.base / "regions" / place.job.part / place.volume)
+        write_truth(written[1], image.regions, grid=image.grid)
     return [file.relative_to(place.base).as_posix() for file in written]
 
 
-def _write_tables(base: Path, part: Part, rows: Sequence[Row]) -> None:
+def _write_tables(base: Path, part: Part, *, rows: Sequence[Row]) -> None:
     metadata = [row["metadata"] for row in rows if row["metadata"] is not None]
-    write_csv(base / "metadata" / f"{_METADATA_NAMES[part]}.csv", METADATA_COLUMNS, metadata)
+    write_csv(base / "metadata" / f"{_METADATA_NAMES[part]}.csv", METADATA_COLUMNS, rows=metadata)
     write_csv(
         base / "radiology_text_reports" / f"{_REPORT_NAMES[part]}.csv",
         REPORT_COLUMNS,
-        [row["report"] for row in rows],
+        rows=[row["report"] for row in rows],
     )
     write_csv(
         base / "multi_abnormality_labels" / f"{part}_predicted_labels.csv",
         ("VolumeName", *LABELS),
-        [row["labels"] for row in rows],
+        rows=[row["labels"] for row in rows],
     )
     write_json(base / "vqa" / f"{part}_vqa.json", [row["vqa"] for row in rows])

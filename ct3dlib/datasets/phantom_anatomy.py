@@ -99,7 +99,7 @@ def draw_anatomy(
     )
 
 
-def _profile(z: Array, knots: Points, values: Points) -> Array:
+def _profile(z: Array, knots: Points, *, values: Points) -> Array:
     """Interpolate a profile along z from a table of 1 mm; faster than np.interp on a volume."""
     low, high = float(knots[0]), float(knots[-1])
     table = np.interp(np.arange(low, high + 1), knots, values).astype(np.float32)
@@ -108,7 +108,7 @@ def _profile(z: Array, knots: Points, values: Points) -> Array:
     return smooth.astype(np.float32)[index]
 
 
-def _oval(x: Array, y: Array, half_width: Array, half_depth: Array) -> Array:
+def _oval(x: Array, y: Array, *, half_width: Array, half_depth: Array) -> Array:
     """Return the distance to an egg-shaped superellipse, along the ray from the middle.
 
     Its exponent is 9/4, and it is wider at the back than at the front.
@@ -122,39 +122,44 @@ def _oval(x: Array, y: Array, half_width: Array, half_depth: Array) -> Array:
 
 def cage_middle(z: Array) -> Array:
     """Return y of the middle of the rib cage."""
-    return _profile(z, _CAGE_Z, _CAGE_Y)
+    return _profile(z, _CAGE_Z, values=_CAGE_Y)
 
 
 def cage(at: Coordinates) -> Array:
     """Return the distance to the outer face of the rib cage, which has no top and no bottom."""
     y = at.y - cage_middle(at.z)
     return _oval(
-        at.x, y, _profile(at.z, _CAGE_Z, _CAGE_WIDTH), _profile(at.z, _CAGE_Z, _CAGE_DEPTH)
+        at.x,
+        y,
+        half_width=_profile(at.z, _CAGE_Z, values=_CAGE_WIDTH),
+        half_depth=_profile(at.z, _CAGE_Z, values=_CAGE_DEPTH),
     )
 
 
 def cage_back(z: Array) -> Array:
     """Return y of the most posterior pleura."""
-    return cage_middle(z) + _profile(z, _CAGE_Z, _CAGE_DEPTH) - np.float32(CHEST_WALL)
+    return cage_middle(z) + _profile(z, _CAGE_Z, values=_CAGE_DEPTH) - np.float32(CHEST_WALL)
 
 
 def body(at: Coordinates, anatomy: Anatomy) -> Array:
     """Return the distance to the skin."""
-    width = _profile(at.z, _BODY_Z, _BODY_WIDTH) + np.float32(anatomy.fat)
-    depth = _profile(at.z, _BODY_Z, _BODY_DEPTH) + np.float32(anatomy.fat * 0.8)
-    trunk = _oval(at.x, at.y - _profile(at.z, _BODY_Z, _BODY_Y), width, depth)
+    width = _profile(at.z, _BODY_Z, values=_BODY_WIDTH) + np.float32(anatomy.fat)
+    depth = _profile(at.z, _BODY_Z, values=_BODY_DEPTH) + np.float32(anatomy.fat * 0.8)
+    trunk = _oval(
+        at.x, at.y - _profile(at.z, _BODY_Z, values=_BODY_Y), half_width=width, half_depth=depth
+    )
     if anatomy.sex == "M":
         return trunk
     front = -88.0 - anatomy.fat * 0.8
     radii = (46 + anatomy.fat / 2, 20 + anatomy.fat * 0.6, 44 + anatomy.fat / 3)
     for x in (-72.0, 72.0):
-        trunk = smooth_union(trunk, ellipsoid(at, (x, front, -48.0), radii), 22.0)
+        trunk = smooth_union(trunk, ellipsoid(at, (x, front, -48.0), radii=radii), width=22.0)
     return trunk
 
 
 def spine_y(z: Array) -> Array:
     """Return y of the middle of the vertebral bodies."""
-    return _profile(z, _SPINE_Z, _SPINE_Y)
+    return _profile(z, _SPINE_Z, values=_SPINE_Y)
 
 
 def diaphragm(at: Coordinates) -> Array:
@@ -195,13 +200,13 @@ def heart(at: Coordinates, anatomy: Anatomy) -> Array:
     """Return the distance to the heart without its fat."""
     local = in_heart(at, anatomy)
     (centre, radii, _), *others = CHAMBERS
-    distance = ellipsoid(local, centre, radii)
+    distance = ellipsoid(local, centre, radii=radii)
     for centre, radii, _ in others:
-        distance = smooth_union(distance, ellipsoid(local, centre, radii), 16.0)
+        distance = smooth_union(distance, ellipsoid(local, centre, radii=radii), width=16.0)
     return distance * np.float32(anatomy.heart)
 
 
-def pericardium(at: Coordinates, anatomy: Anatomy, distance: Array) -> Array:
+def pericardium(at: Coordinates, anatomy: Anatomy, *, distance: Array) -> Array:
     """Return the distance to the outer face of the pericardium.
 
     Args:
@@ -219,9 +224,11 @@ def mediastinum(at: Coordinates) -> Array:
     z = at.z
     half_width = np.float32(18) + np.float32(13) * np.exp(-(((z - 18) / 42) ** 2))
     half_depth = np.float32(56) + np.float32(14) * np.exp(-(((z + 40) / 70) ** 2))
-    core = _oval(at.x, at.y - np.float32(6), half_width, half_depth)
+    core = _oval(at.x, at.y - np.float32(6), half_width=half_width, half_depth=half_depth)
     behind = np.maximum(np.abs(at.x) - 23, spine_y(z) - 4 - at.y)
-    return np.minimum(np.minimum(core, behind), np.abs(at.x) - np.float32(3))
+    # Fat widens the midline behind the sternum.
+    front = np.abs(at.x) - (3 + 13 * np.clip((-60 - at.y) / 28, 0, 1))
+    return np.minimum(np.minimum(core, behind), front)
 
 
 def cavity(at: Coordinates, wall: Array) -> Array:
@@ -231,14 +238,15 @@ def cavity(at: Coordinates, wall: Array) -> Array:
         at: Positions.
         wall: Distance to the rib cage at the same positions.
     """
-    apex = at.z - np.float32(113)
+    dome = ((np.abs(at.x) - 36) ** 2 + (at.y - 22) ** 2) / 55
+    apex = (at.z - 114 + dome) * np.float32(0.8)
     inner = np.maximum(wall + np.float32(CHEST_WALL), -diaphragm(at))
     return np.maximum(inner, np.maximum(-mediastinum(at), apex))
 
 
 def lungs(at: Coordinates, anatomy: Anatomy) -> Array:
     """Return the distance to both lungs, before the aorta presses on the left one."""
-    sac = pericardium(at, anatomy, heart(at, anatomy))
+    sac = pericardium(at, anatomy, distance=heart(at, anatomy))
     return np.maximum(cavity(at, cage(at)), -2 - sac)
 
 
@@ -259,7 +267,7 @@ def lobes(at: Coordinates, anatomy: Anatomy) -> np.ndarray:
     return np.where(at.x > 0, left, right).astype(np.uint8)
 
 
-def lobe_points(anatomy: Anatomy, rng: np.random.Generator, depth: float) -> dict[int, Points]:
+def lobe_points(anatomy: Anatomy, rng: np.random.Generator, *, depth: float) -> dict[int, Points]:
     """Return random template points of each lobe, at least `depth` mm inside the lung."""
     points = rng.uniform(CHEST_LOW, CHEST_HIGH, (24000, 3))
     x, y, z = points.astype(np.float32).T

@@ -101,7 +101,7 @@ def paint_wall(scene: Scene) -> None:
     window.paint(ribs + np.float32(CHEST_WALL - 1), FAT_HU + 6 * texture + 120 * neck)
     if anatomy.sex == "F":
         for x in (-72.0, 72.0):
-            gland = ellipsoid(at, (x, -98.0 - anatomy.fat, -50.0), (30.0, 13.0, 26.0))
+            gland = ellipsoid(at, (x, -98.0 - anatomy.fat, -50.0), radii=(30.0, 13.0, 26.0))
             window.paint(np.maximum(gland + 5 * texture, skin + 5), 15)
 
 
@@ -122,7 +122,9 @@ def _paint_spine(window: Window, anatomy: Anatomy) -> None:
     dz = (level - np.rint(level)) * np.float32(VERTEBRA_PITCH)
     waist = 1.6 * (1 - (dz / 11) ** 2)
     column = ellipsoid(
-        Coordinates(window.at.x, y, np.zeros((1, 1, 1), np.float32)), (0, 0, 0), (17.5, 14.5, 1e3)
+        Coordinates(window.at.x, y, np.zeros((1, 1, 1), np.float32)),
+        (0, 0, 0),
+        radii=(17.5, 14.5, 1e3),
     )
     window.paint(column, 88, region=SPINE)
     vertebra = np.maximum(column + waist, np.abs(dz) - 10.5)
@@ -201,9 +203,9 @@ def _paint_shoulders(scene: Scene) -> None:
         spike: list[Position] = [(side * 92, 58.0, 62.0), (side * 138, 30.0, 112.0)]
         for points, radius_mm in ((clavicle, 6.5), (spike, 6.0), (humerus, 21.0)):
             tubes = scene.tubes(points, [radius_mm] * len(points))
-            paint_tubes(scene.canvas, tubes, 480, region=RIBS)
+            paint_tubes(scene.canvas, tubes, hu=480, region=RIBS)
             inner = scene.tubes(points, [radius_mm - 3] * len(points))
-            paint_tubes(scene.canvas, inner, scene.anatomy.bone_hu + 60)
+            paint_tubes(scene.canvas, inner, hu=scene.anatomy.bone_hu + 60)
 
 
 def paint_abdomen(scene: Scene) -> None:
@@ -221,8 +223,8 @@ def paint_abdomen(scene: Scene) -> None:
     liver = np.maximum(np.maximum(under, left_edge), lower_edge)
     kidney_bed = 26 - np.hypot(np.hypot(at.x + 58, at.y - 56), np.clip(at.z + 185, 0, None))
     liver = np.maximum(liver, np.maximum(kidney_bed, 20 - np.hypot(at.x, at.y - spine_y(at.z))))
-    spleen = np.maximum(under, ellipsoid(at, (90.0, 42.0, -152.0), (36.0, 44.0, 50.0)))
-    stomach = np.maximum(under, ellipsoid(at, (56.0, -22.0, -150.0), (40.0, 46.0, 40.0)))
+    spleen = np.maximum(under, ellipsoid(at, (90.0, 42.0, -152.0), radii=(36.0, 44.0, 50.0)))
+    stomach = np.maximum(under, ellipsoid(at, (56.0, -22.0, -150.0), radii=(40.0, 46.0, 40.0)))
     stomach = np.maximum(stomach, 4 - spleen)
     window.paint(stomach, 42, region=STOMACH)
     window.paint(np.maximum(stomach + 4, at.y + 30), -985)
@@ -231,10 +233,10 @@ def paint_abdomen(scene: Scene) -> None:
     window.paint(liver, scene.anatomy.liver_hu + 2 * texture, region=LIVER)
     window.paint(np.maximum(liver + 8, np.abs(scene.coarse[window.box]) * 14 - 0.7), 36)
     for x, z in ((-58.0, -208.0), (60.0, -200.0)):
-        kidney = ellipsoid(at, (x, 54.0, z), (24.0, 22.0, 44.0))
+        kidney = ellipsoid(at, (x, 54.0, z), radii=(24.0, 22.0, 44.0))
         window.paint(kidney, 33, region=KIDNEY)
         adrenal = scene.tubes([(x * 0.62, 42.0, z + 48), (x * 0.75, 46.0, z + 36)], [3.0, 3.5])
-        paint_tubes(scene.canvas, adrenal, 25, region=KIDNEY)
+        paint_tubes(scene.canvas, adrenal, hu=25, region=KIDNEY)
     loop = [(112.0, -30.0, -168.0), (106.0, -52.0, -200.0), (70.0, -70.0, -222.0)]
-    paint_tubes(scene.canvas, scene.tubes(loop, [15.0, 16.0, 15.0]), 35, region=STOMACH)
-    paint_tubes(scene.canvas, scene.tubes(loop, [12.0, 13.0, 12.0]), -960)
+    paint_tubes(scene.canvas, scene.tubes(loop, [15.0, 16.0, 15.0]), hu=35, region=STOMACH)
+    paint_tubes(scene.canvas, scene.tubes(loop, [12.0, 13.0, 12.0]), hu=-960)

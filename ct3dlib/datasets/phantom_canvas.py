@@ -117,12 +117,12 @@ class Canvas:
 
 
 def paint_tubes(
-    canvas: Canvas, tubes: list[Tube], hu: Number, *, region: int | None = None
+    canvas: Canvas, tubes: list[Tube], *, hu: Number, region: int | None = None
 ) -> None:
     """Paint tubes; those thinner than a pixel as the share of each voxel that they fill."""
     pixel = canvas.grid.spacing[1]
     thin = [sum(tube.radii) < 1.4 * pixel for tube in tubes]
-    _splat(canvas, [tube for tube, is_thin in zip(tubes, thin, strict=True) if is_thin], hu)
+    _splat(canvas, [tube for tube, is_thin in zip(tubes, thin, strict=True) if is_thin], hu=hu)
     for tube, is_thin in zip(tubes, thin, strict=True):
         if is_thin and region is None:
             continue
@@ -136,7 +136,7 @@ def paint_tubes(
             window.regions[distance < 0] = region
 
 
-def _splat(canvas: Canvas, tubes: list[Tube], hu: Number) -> None:
+def _splat(canvas: Canvas, tubes: list[Tube], *, hu: Number) -> None:
     """Spread the volume of thin tubes over the voxels around their axes."""
     if not tubes:
         return

@@ -65,9 +65,9 @@ class Chest(Scene):
         outside[self.window.box] = cavity(self.window.at, self.cage[self.window.box])
         if self.heart is not None:
             window, distance = self.heart
-            sac = pericardium(window.at, self.anatomy, distance)
+            sac = pericardium(window.at, self.anatomy, distance=distance)
             outside[window.box] = np.maximum(outside[window.box], -2 - sac)
-        for tube in path_tubes(self, AORTA_PATH, 3.0, aorta_scale(self.anatomy)):
+        for tube in path_tubes(self, AORTA_PATH, grow_by=3.0, scale=aorta_scale(self.anatomy)):
             near = self.canvas.around(tube, 12)
             if near is not None:
                 pressed = np.maximum(outside[near.box], -capsule(near.at, tube))
@@ -112,7 +112,7 @@ def paint_mediastinum(chest: Chest) -> None:
     if neck is None:
         return
     for x in (-17.0, 17.0):
-        lobe = ellipsoid(neck.at, (x, -1.0, 128.0), (8.5, 11.0, 21.0))
+        lobe = ellipsoid(neck.at, (x, -1.0, 128.0), radii=(8.5, 11.0, 21.0))
         neck.paint(lobe, 105, region=THYROID)
 
 
@@ -123,7 +123,7 @@ def paint_heart(chest: Chest) -> None:
         return
     window, distance = chest.heart
     at = window.at
-    sac = pericardium(at, anatomy, distance)
+    sac = pericardium(at, anatomy, distance=distance)
     floor = 1.5 - diaphragm(at)
     clipped = np.maximum(np.maximum(sac, floor), chest.cage[window.box] + 10)
     window.paint(clipped, 20, region=PERICARDIUM)
@@ -134,5 +134,5 @@ def paint_heart(chest: Chest) -> None:
     window.paint(np.maximum(distance, floor), -20, region=HEART)
     local = in_heart(at, anatomy)
     for centre, radii, hu in CHAMBERS:
-        window.paint(np.maximum(ellipsoid(local, centre, radii) - 1.5, floor), hu + 5)
-        window.paint(np.maximum(ellipsoid(local, centre, radii) + 7, floor), hu - 3)
+        window.paint(np.maximum(ellipsoid(local, centre, radii=radii) - 1.5, floor), hu + 5)
+        window.paint(np.maximum(ellipsoid(local, centre, radii=radii) + 7, floor), hu - 3)

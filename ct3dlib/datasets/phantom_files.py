@@ -5,6 +5,7 @@ The raw side on purpose: nothing here goes through the library's own readers and
 
 import csv
 import json
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,11 @@ from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, generate_ui
 from ct3dlib.config import Fault
 from ct3dlib.datasets.phantom_space import Grid
 
+# Columns of the metadata table that a DICOM slice repeats under the same name.
+_COPIED = (
+    *("Manufacturer", "ManufacturerModelName", "SeriesDescription"),
+    *("PatientSex", "PatientAge", "PatientPosition"),
+)
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -59,16 +65,16 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _save(array: NDArray[Any], affine: NDArray[np.float64], path: Path) -> None:
+def _save(array: NDArray[Any], affine: NDArray[np.float64], *, path: Path) -> None:
     """Write D H W as x y z; the affine maps D H W to LPS."""
     to_dhw = np.eye(4)[[2, 1, 0, 3]]
     image = Nifti1Image(array.transpose(2, 1, 0), _LPS_TO_RAS @ affine @ to_dhw)
     image.to_filename(path)
 
 
-def write_truth(path: Path, array: NDArray[Any], grid: Grid) -> None:
+def write_truth(path: Path, array: NDArray[Any], *, grid: Grid) -> None:
     """Write HU or region ids with geometry in the header, as CT-RATE version 2."""
-    replace_whole(path, lambda partial: _save(array, grid.affine, partial))
+    replace_whole(path, lambda partial: _save(array, grid.affine, path=partial))
 
 
 def write_stored(path: Path, stored: NDArray[Any]) -> None:
@@ -102,7 +108,7 @@ def damage(path: Path, fault: Fault) -> None:
             pass
 
 
-def write_dicom_series(folder: Path, hu: NDArray[np.int16], series: Series) -> None:
+def write_dicom_series(folder: Path, hu: NDArray[np.int16], *, series: Series) -> None:
     """Write a CT series, one file a slice, top slice first; identifiers follow from its name.
 
     Args:
@@ -128,7 +134,6 @@ def _uid(*names: str) -> UID:
 def _slice(hu: NDArray[np.int16], series: Series, *, index: int, number: int) -> FileDataset:
     """Return the dataset of one slice of a series; `index` counts from below."""
     row, scan = series.metadata, series.name.rsplit("_", 1)[0]
-    intercept = int(row["RescaleIntercept"])
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = CTImageStorage
     meta.MediaStorageSOPInstanceUID = _uid(series.name, str(number))
@@ -142,41 +147,43 @@ def _slice(hu: NDArray[np.int16], series: Series, *, index: int, number: int) ->
     dataset.PatientName = dataset.PatientID = series.patient
     dataset.PatientIdentityRemoved = "YES"
     dataset.PatientBirthDate = dataset.AccessionNumber = dataset.StudyTime = ""
-    dataset.ReferringPhysicianName = ""
-    dataset.StudyDate = str(row["StudyDate"])
-    dataset.StudyID = "1"
+    dataset.ReferringPhysicianName = dataset.PositionReferenceIndicator = ""
+    dataset.StudyDate, dataset.StudyID = str(row["StudyDate"]), "1"
+    dataset.Modality, dataset.ImageType = "CT", ["ORIGINAL", "PRIMARY", "AXIAL"]
     dataset.SeriesNumber = int(series.name.rsplit("_", 1)[1])
-    dataset.Modality = "CT"
-    dataset.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
-    for name in ("Manufacturer", "ManufacturerModelName", "SeriesDescription", "PatientSex",
-                 "PatientAge", "PatientPosition"):  # fmt: skip
+    dataset.AcquisitionNumber, dataset.InstanceNumber, dataset.KVP = 1, number, "120"
+    for name in _COPIED:
         setattr(dataset, name, row[name])
-    dataset.ConvolutionKernel = (
-        str(row["ConvolutionKernel"]).strip("[]").replace("'", "").split(", ")
-    )
-    dataset.KVP = "120"
-    dataset.AcquisitionNumber = 1
-    dataset.InstanceNumber = number
-    dz, dy, dx = series.grid.spacing
-    x, y, z = series.grid.origin
-    dataset.ImagePositionPatient = [f"{x:.6f}", f"{y:.6f}", f"{z + index * dz:.6f}"]
+    dataset.ConvolutionKernel = re.findall(r"[^\[\]', ]+", str(row["ConvolutionKernel"]))
+    _set_pixels(dataset, hu, intercept=int(row["RescaleIntercept"]))
+    _set_place(dataset, series.grid, index=index)
+    return dataset
+
+
+def _set_place(dataset: FileDataset, grid: Grid, *, index: int) -> None:
+    """Say where the slice `index` of a grid lies."""
+    dz, dy, dx = grid.spacing
+    x, y, z = grid.origin
+    height = f"{z + index * dz:.6f}"
+    dataset.ImagePositionPatient = [f"{x:.6f}", f"{y:.6f}", height]
     dataset.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
-    dataset.PositionReferenceIndicator = ""
-    dataset.SliceLocation = f"{z + index * dz:.6f}"
+    dataset.SliceLocation = height
     dataset.SliceThickness = dataset.SpacingBetweenSlices = f"{dz:.6f}"
     dataset.PixelSpacing = [f"{dy:.6f}", f"{dx:.6f}"]
-    dataset.SamplesPerPixel = 1
-    dataset.PhotometricInterpretation = "MONOCHROME2"
+
+
+def _set_pixels(dataset: FileDataset, hu: NDArray[np.int16], *, intercept: int) -> None:
+    """Store HU as unsigned values above the intercept."""
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
     dataset.Rows, dataset.Columns = hu.shape
     dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 16, 15
     dataset.PixelRepresentation = 0
     dataset.RescaleIntercept, dataset.RescaleSlope, dataset.RescaleType = intercept, 1, "HU"
     dataset.WindowCenter, dataset.WindowWidth = 40, 400
     dataset.PixelData = (hu.astype(np.int32) - intercept).astype("<u2").tobytes()
-    return dataset
 
 
-def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+def write_csv(path: Path, columns: Sequence[str], *, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write a table with exactly these columns."""
 
     def write(partial: Path) -> None:

@@ -113,14 +113,14 @@ class _Draw:
     def side(self) -> Where:
         return (*SIDES, "both")[int(self.rng.choice(3, p=[0.3, 0.35, 0.35]))]
 
-    def lobes(self, least: int, most: int, among: tuple[int, ...] = LOBES) -> list[int]:
+    def lobes(self, least: int, most: int, *, among: tuple[int, ...] = LOBES) -> list[int]:
         count = int(self.rng.integers(least, most + 1))
         return [int(lobe) for lobe in self.rng.choice(among, count, replace=False)]
 
     def spot(self, lobe: int, depth: float) -> Position:
         """Return a place at least `depth` mm inside a lobe, or as deep as it gets."""
-        while depth not in self._spots:
-            self._spots[depth] = lobe_points(self.anatomy, self.rng, depth)
+        if depth not in self._spots:
+            self._spots[depth] = lobe_points(self.anatomy, self.rng, depth=depth)
         points = self._spots[depth][lobe]
         if len(points) == 0:
             return self.spot(lobe, depth - 3)
@@ -150,7 +150,7 @@ def _lung(draw: _Draw, label: str) -> list[Finding]:
             depths = [9.0] * len(places)
         case "Pulmonary fibrotic sequela":
             upper = (LEFT_UPPER, RIGHT_UPPER)
-            places = draw.lobes(1, 2, LOBES if rng.random() < 0.4 else upper)
+            places = draw.lobes(1, 2, among=LOBES if rng.random() < 0.4 else upper)
             sizes = [float(rng.uniform(30, 50)) for _ in places]
             kinds = ["fibrotic"] * len(places)
             depths = [12.0] * len(places)

@@ -10,7 +10,7 @@ from ct3dlib.datasets.phantom_shapes import Tube, ellipsoid
 from ct3dlib.datasets.phantom_space import Array, Field
 
 
-def _field(chest: Chest, finding: Finding, step: float) -> Array:
+def _field(chest: Chest, finding: Finding, *, step: float) -> Array:
     """Return a finding's own field of `step` mm in the chest's window."""
     d, h, w = chest.window.box
     axes = chest.canvas.grid.axes
@@ -39,7 +39,7 @@ def _side(chest: Chest, finding: Finding) -> Array:
             return np.ones_like(x)
 
 
-def density(chest: Chest, hu: Array, patient: Patient) -> Array:
+def density(chest: Chest, hu: Array, *, patient: Patient) -> Array:
     """Return the lungs' HU with every finding that changes their density.
 
     Args:
@@ -58,28 +58,28 @@ def density(chest: Chest, hu: Array, patient: Patient) -> Array:
     )
     for label in order:
         for finding in patient.of(label):
-            hu = _apply(chest, hu, finding)
+            hu = _apply(chest, hu, finding=finding)
     return hu
 
 
-def _apply(chest: Chest, hu: Array, finding: Finding) -> Array:
+def _apply(chest: Chest, hu: Array, *, finding: Finding) -> Array:
     match finding.label:
         case "Mosaic attenuation pattern":
-            return hu + (30 + 55 * finding.amount) * np.tanh(4 * _field(chest, finding, 30.0))
+            return hu + (30 + 55 * finding.amount) * np.tanh(4 * _field(chest, finding, step=30.0))
         case "Emphysema":
-            return _emphysema(chest, hu, finding)
+            return _emphysema(chest, hu, finding=finding)
         case "Interlobular septal thickening":
             base = np.clip((30 - chest.window.at.z) / 80, 0.25, 1)
-            lines = _lines(_field(chest, finding, 13.0), 0.16)
+            lines = _lines(_field(chest, finding, step=13.0), 0.16)
             return hu + finding.amount * base * (380 * lines + 25)
         case "Pulmonary fibrotic sequela":
-            return _fibrosis(chest, hu, finding)
+            return _fibrosis(chest, hu, finding=finding)
         case "Lung opacity":
             distance = _blob(chest, finding)
             haze = -590 + 45 * chest.texture[chest.window.box]
             return hu + _cover(distance, 9.0) * np.maximum(haze - hu, 0)
         case "Atelectasis":
-            return _atelectasis(chest, hu, finding)
+            return _atelectasis(chest, hu, finding=finding)
         case _:
             solid = _cover(_blob(chest, finding), 4.0) * (chest.lobe == finding.region)
             return hu + solid * (34 + 6 * chest.texture[chest.window.box] - hu)
@@ -88,39 +88,42 @@ def _apply(chest: Chest, hu: Array, finding: Finding) -> Array:
 def _blob(chest: Chest, finding: Finding) -> Array:
     """Return the distance to a rounded region with an uneven edge."""
     radius = finding.size / 2
-    uneven = 0.28 * radius * _field(chest, finding, 14.0)
+    uneven = 0.28 * radius * _field(chest, finding, step=14.0)
     shape = (radius, radius * 0.9, radius * 0.85)
-    return ellipsoid(chest.window.at, finding.centre, shape) + uneven.astype(np.float32)
+    return ellipsoid(chest.window.at, finding.centre, radii=shape) + uneven.astype(np.float32)
 
 
-def _emphysema(chest: Chest, hu: Array, finding: Finding) -> Array:
+def _emphysema(chest: Chest, hu: Array, *, finding: Finding) -> Array:
     at = chest.window.at
     where = np.clip((at.z + 90) / 130, 0.2, 1)
     if finding.kind == "paraseptal":
         where = where * np.clip(1.5 + chest.depth / 22, 0.25, 1.2)
-    holes = _cover(1.25 - 1.5 * finding.amount * where - _field(chest, finding, 10.0), 0.5)
+    holes = _cover(1.25 - 1.5 * finding.amount * where - _field(chest, finding, step=10.0), 0.5)
     hu = hu + holes * (-985 - hu) - 22 * finding.amount * where
     if finding.kind == "bullous":
         for x in (-44.0, 46.0):
-            bulla = ellipsoid(at, (x, 6.0, 82.0), (20.0, 24.0, 12 + 16 * finding.amount))
+            bulla = ellipsoid(at, (x, 6.0, 82.0), radii=(20.0, 24.0, 12 + 16 * finding.amount))
             hu = hu + _cover(np.abs(bulla) - 0.8, 3.0) * 120
             hu = hu + _cover(bulla, 3.0) * (-1000 - hu)
     return hu
 
 
-def _fibrosis(chest: Chest, hu: Array, finding: Finding) -> Array:
+def _fibrosis(chest: Chest, hu: Array, *, finding: Finding) -> Array:
     """Paint reticulation that fades from the pleura, and scars running to it."""
     lobe = chest.lobe == finding.region
     near = np.exp(np.clip(chest.depth, -80, 0) / 16)
     reach = _cover(
-        ellipsoid(chest.window.at, finding.centre, (finding.size, finding.size, finding.size)), 14.0
+        ellipsoid(
+            chest.window.at, finding.centre, radii=(finding.size, finding.size, finding.size)
+        ),
+        14.0,
     )
-    lines = _lines(_field(chest, finding, 8.0), 0.2)
-    scar = _lines(_field(chest, finding, 24.0), 0.09) * np.clip(near + 0.35, 0, 1)
+    lines = _lines(_field(chest, finding, step=8.0), 0.2)
+    scar = _lines(_field(chest, finding, step=24.0), 0.09) * np.clip(near + 0.35, 0, 1)
     return hu + lobe * reach * (430 * lines * near + 640 * scar + 60 * near)
 
 
-def _atelectasis(chest: Chest, hu: Array, finding: Finding) -> Array:
+def _atelectasis(chest: Chest, hu: Array, *, finding: Finding) -> Array:
     at, box = chest.window.at, chest.window.box
     if finding.kind == "dependent":
         low = np.clip((20 - at.z) / 50, 0, 1)
@@ -158,22 +161,22 @@ def paint_nodules(chest: Chest, patient: Patient) -> None:
             continue
         rng = np.random.default_rng(finding.seed)
         shape = (radius * rng.uniform(0.9, 1.0), radius, radius * rng.uniform(0.85, 1.0))
-        distance = ellipsoid(window.at, finding.centre, shape)
+        distance = ellipsoid(window.at, finding.centre, radii=shape)
         window.paint(distance, 38, edge=min(window.pixel, 2.0))
         if finding.kind == "calcified":
             window.paint(distance + 0.3 * radius, 420)
         if finding.kind == "spiculated":
-            _paint_spicules(chest, finding, rng)
+            _paint_spicules(chest, finding, rng=rng)
 
 
-def _paint_spicules(chest: Chest, finding: Finding, rng: np.random.Generator) -> None:
+def _paint_spicules(chest: Chest, finding: Finding, *, rng: np.random.Generator) -> None:
     directions = rng.normal(size=(9, 3))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     middle = np.array(finding.centre)
     for direction in directions:
         ends = np.stack([middle, middle + direction * finding.size * rng.uniform(0.7, 1.05)])
         start, stop = chest.canvas.pose.to_world(ends).tolist()
-        paint_tubes(chest.canvas, [Tube(tuple(start), tuple(stop), (1.6, 0.5))], 20)
+        paint_tubes(chest.canvas, [Tube(tuple(start), tuple(stop), (1.6, 0.5))], hu=20)
 
 
 def paint_effusion(chest: Chest, patient: Patient) -> None:

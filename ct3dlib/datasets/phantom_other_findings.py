@@ -30,7 +30,7 @@ def paint_nodes(scene: Scene, patient: Patient) -> None:
         far = radius * 1.6 + 3
         window = scene.canvas.template((x - far, y - far, z - far), (x + far, y + far, z + far))
         if window is not None:
-            node = ellipsoid(window.at, finding.centre, (radius, radius * 1.1, radius * 1.5))
+            node = ellipsoid(window.at, finding.centre, radii=(radius, radius * 1.1, radius * 1.5))
             window.paint(node, 40, region=MEDIASTINUM)
 
 
@@ -42,7 +42,7 @@ def paint_hernia(scene: Scene, patient: Patient) -> None:
         window = scene.canvas.template((-70, -40, -165), (80, 90, -20))
         if window is None:
             return
-        sac = ellipsoid(window.at, centre, (radius * 1.1, radius * 0.75, radius))
+        sac = ellipsoid(window.at, centre, radii=(radius * 1.1, radius * 0.75, radius))
         window.paint(sac, 42, region=ESOPHAGUS)
         gas = window.at.y - np.float32(centre[1] - 0.1 * radius)
         window.paint(np.maximum(sac + 4, gas), -940)
@@ -54,8 +54,10 @@ def paint_arterial_calcification(scene: Scene, patient: Patient) -> None:
     for finding in patient.of("Arterial wall calcification"):
         start, stop = _PLAQUES[finding.kind]
         field = Field.draw(np.random.default_rng(finding.seed), 15.0)
-        level = np.float32(0.75 - 0.75 * finding.amount)
-        for tube in path_tubes(scene, AORTA_PATH, 0.0, aorta_scale(scene.anatomy))[start:stop]:
+        level = np.float32(1.15 - finding.amount)
+        for tube in path_tubes(scene, AORTA_PATH, grow_by=0.0, scale=aorta_scale(scene.anatomy))[
+            start:stop
+        ]:
             window = scene.canvas.around(tube, 4.0)
             if window is not None:
                 wall = np.abs(capsule(window.at, tube) + np.float32(0.8)) - np.float32(1.5)
@@ -76,10 +78,10 @@ def paint_coronary_calcification(scene: Scene, patient: Patient) -> None:
             a, b = scene.canvas.pose.to_world(bead).tolist()
             radius = rng.uniform(1.8, 2.8)
             tube = Tube((a[0], a[1], a[2]), (b[0], b[1], b[2]), (radius, radius))
-            paint_tubes(scene.canvas, [tube], 1000)
+            paint_tubes(scene.canvas, [tube], hu=1000)
 
 
-def _under_skin(scene: Scene, x: float, z: float, depth: float) -> Position:
+def _under_skin(scene: Scene, x: float, *, z: float, depth: float) -> Position:
     """Return the template point `depth` mm under the skin of the front."""
     y = np.linspace(-160, 0, 641).astype(np.float32)
     line = Coordinates(np.full_like(y, x), y, np.full_like(y, z))
@@ -100,40 +102,40 @@ def paint_devices(scene: Scene, patient: Patient) -> None:
 
 
 def _paint_pacemaker(scene: Scene) -> None:
-    x, y, z = _under_skin(scene, 84.0, 52.0, 7.0)
+    x, y, z = _under_skin(scene, 84.0, z=52.0, depth=7.0)
     window = scene.canvas.template((x - 32, y - 12, z - 32), (x + 32, y + 16, z + 32))
     if window is not None:
-        window.paint(ellipsoid(window.at, (x, y, z), (23.0, 5.0, 21.0)), METAL_HU)
+        window.paint(ellipsoid(window.at, (x, y, z), radii=(23.0, 5.0, 21.0)), METAL_HU)
     lead: list[Position] = [
         (x, y, z), (70.0, -52.0, 100.0), (36, -42, 68), (8, -46, 51), (-26, -33, 42),
         (-30, -26, 0), (-28, -26, -48), (-12, -40, -88), (30, -52, -104),
     ]  # fmt: skip
-    paint_tubes(scene.canvas, scene.tubes(lead, [1.3] * len(lead)), WIRE_HU)
+    paint_tubes(scene.canvas, scene.tubes(lead, [1.3] * len(lead)), hu=WIRE_HU)
 
 
 def _paint_port(scene: Scene) -> None:
-    x, y, z = _under_skin(scene, -70.0, 60.0, 6.0)
+    x, y, z = _under_skin(scene, -70.0, z=60.0, depth=6.0)
     window = scene.canvas.template((x - 20, y - 14, z - 20), (x + 20, y + 18, z + 20))
     if window is not None:
-        window.paint(ellipsoid(window.at, (x, y, z), (14.0, 6.0, 14.0)), 2200)
-        window.paint(ellipsoid(window.at, (x, y - 1, z), (8.0, 3.0, 8.0)), 300)
+        window.paint(ellipsoid(window.at, (x, y, z), radii=(14.0, 6.0, 14.0)), 2200)
+        window.paint(ellipsoid(window.at, (x, y - 1, z), radii=(8.0, 3.0, 8.0)), 300)
     line: list[Position] = [
         (x, y, z), (-66.0, -50.0, 96.0), (-44.0, -36.0, 84.0), (-28, -30, 44), (-29, -26, -30),
     ]  # fmt: skip
-    paint_tubes(scene.canvas, scene.tubes(line, [1.5] * len(line)), 1500)
+    paint_tubes(scene.canvas, scene.tubes(line, [1.5] * len(line)), hu=1500)
 
 
 def _paint_sternotomy(scene: Scene, finding: Finding) -> None:
     """Paint wire loops around the sternum and clips along the heart."""
     rng = np.random.default_rng(finding.seed)
     for z in np.linspace(-62, 52, 6).tolist():
-        x0, y0, _ = _under_skin(scene, 0.0, z, 4 + scene.anatomy.fat * 0.8)
+        x0, y0, _ = _under_skin(scene, 0.0, z=z, depth=4 + scene.anatomy.fat * 0.8)
         angles = np.linspace(0, 2 * np.pi, 9)
         loop: list[Position] = [
             (x0 + 17 * float(np.cos(a)), y0 + 10 + 9 * float(np.sin(a)), z) for a in angles
         ]
-        paint_tubes(scene.canvas, scene.tubes(loop, [0.9] * len(loop)), WIRE_HU)
+        paint_tubes(scene.canvas, scene.tubes(loop, [0.9] * len(loop)), hu=WIRE_HU)
     for _ in SIDES:
         x, y, z = rng.uniform((0, -66, -60), (30, -58, -20)).tolist()
         clip: list[Position] = [(x, y, z), (x + 3, y, z + 7)]
-        paint_tubes(scene.canvas, scene.tubes(clip, [1.4, 1.4]), METAL_HU)
+        paint_tubes(scene.canvas, scene.tubes(clip, [1.4, 1.4]), hu=METAL_HU)

@@ -57,7 +57,7 @@ def render(patient: Patient, grid: Grid) -> tuple[Array, NDArray[np.uint8]]:
     paint_wall(chest)
     paint_abdomen(chest)
     paint_mediastinum(chest)
-    paint_lungs(chest, density(chest, healthy_lung(chest), patient))
+    paint_lungs(chest, density(chest, healthy_lung(chest), patient=patient))
     paint_lung_vessels(chest, trees)
     paint_nodes(chest, patient)
     paint_heart(chest)

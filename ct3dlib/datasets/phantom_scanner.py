@@ -1,6 +1,6 @@
 """The scanner of the synthetic cohort: protocols, grids, kernels, noise and CT-RATE's metadata."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from ct3dlib.datasets.phantom_findings import Patient
 from ct3dlib.datasets.phantom_space import Array, Grid
 
 HU_LOW, HU_HIGH = -1024, 3071
+Cells = dict[str, str | int | float]
 METADATA_COLUMNS = (
     *("VolumeName", "Manufacturer", "SeriesDescription", "ManufacturerModelName", "PatientSex"),
     *("PatientAge", "ReconstructionDiameter", "DistanceSourceToDetector"),
@@ -104,7 +105,7 @@ def draw_scan(rng: np.random.Generator, patient: Patient) -> Scan:
 
 
 def draw_reconstruction(
-    rng: np.random.Generator, scan: Scan, spec: PhantomSpec, *, number: int
+    rng: np.random.Generator, scan: Scan, *, spec: PhantomSpec, number: int
 ) -> Reconstruction:
     """Draw a reconstruction: matrix, slices, field of view and kernel.
 
@@ -172,8 +173,8 @@ def pad(hu: NDArray[np.int16], scan: Scan) -> NDArray[np.int16]:
 
 
 def metadata_row(
-    volume: str, patient: Patient, scan: Scan, *, reconstruction: Reconstruction
-) -> dict[str, str | int | float]:
+    volume: str, patient: Patient, *, scan: Scan, reconstruction: Reconstruction
+) -> Cells:
     """Return a volume's row of CT-RATE's metadata table, all 44 columns in order.
 
     Args:
@@ -182,38 +183,61 @@ def metadata_row(
         scan: Scanner and protocol.
         reconstruction: Grid and kernel.
     """
-    scanner, grid = scan.scanner, reconstruction.grid
-    slices, rows, columns = grid.shape
-    dz, dy, dx = grid.spacing
-    x, y, z = (round(a + b, 4) for a, b in zip(grid.origin, scan.offset, strict=True))
-    siemens = "siemens" in scanner.manufacturer.lower()
-    known: dict[str, str | int | float] = {
+    known: Cells = {
         "VolumeName": volume,
-        "Manufacturer": scanner.manufacturer,
-        "SeriesDescription": f"Thorax {dz} {'Lung' if reconstruction.sharp else 'Mediastinum'}",
-        "ManufacturerModelName": scanner.model,
         "PatientSex": patient.anatomy.sex,
         "PatientAge": f"{patient.anatomy.age:03d}Y",
-        "ReconstructionDiameter": round(dx * columns, 3),
+        **_protocol(scan),
+        **_geometry(scan, reconstruction),
+    }
+    return {column: known.get(column, "") for column in METADATA_COLUMNS}
+
+
+def _protocol(scan: Scan) -> Cells:
+    """Return what the scanner was and did; makes differ in what they leave blank."""
+    scanner = scan.scanner
+    siemens = "siemens" in scanner.manufacturer.lower()
+    makers: Cells = {
         "DistanceSourceToDetector": 1085.6 if siemens else 1040.0,
         "DistanceSourceToPatient": 595.0 if siemens else 570.0,
+        "FilterType": "FLAT" if siemens else "B",
+        "FocalSpots": "[0.8, 0.8]" if siemens else "",
+        "SingleCollimationWidth": 0.6 if siemens else 0.625,
+        "TotalCollimationWidth": 38.4 if siemens else 40.0,
+        "SpiralPitchFactor": 1.2 if siemens else 1.1,
+        "ExposureModulationType": "XYZ_EC" if siemens else "NONE",
+        "RescaleType": "HU" if siemens else "",
+    }
+    return {
+        "Manufacturer": scanner.manufacturer,
+        "ManufacturerModelName": scanner.model,
         "GantryDetectorTilt": 0,
         "TableHeight": round(130 - scan.offset[1], 1),
         "RotationDirection": "CW",
         "ExposureTime": 500,
         "XRayTubeCurrent": scan.tube_current,
         "Exposure": round(scan.tube_current * 0.35),
-        "FilterType": "FLAT" if siemens else "B",
-        "FocalSpots": "[0.8, 0.8]" if siemens else "",
-        "ConvolutionKernel": scanner.sharp if reconstruction.sharp else scanner.soft,
         "PatientPosition": "HFS",
         "RevolutionTime": 0.5,
-        "SingleCollimationWidth": 0.6 if siemens else 0.625,
-        "TotalCollimationWidth": 38.4 if siemens else 40.0,
-        "SpiralPitchFactor": 1.2 if siemens else 1.1,
-        "DataCollectionCenterPatient": f"[0.0, {scan.offset[1]:.1f}, {z}]" if siemens else "",
-        "ExposureModulationType": "XYZ_EC" if siemens else "NONE",
         "CTDIvol": round(scan.tube_current * 0.028, 3),
+        "RescaleIntercept": scanner.intercept,
+        "RescaleSlope": 1,
+        "StudyDate": scan.study_date,
+        **makers,
+    }
+
+
+def _geometry(scan: Scan, reconstruction: Reconstruction) -> Cells:
+    """Return what differs between the reconstructions of a scan."""
+    scanner, sharp = scan.scanner, reconstruction.sharp
+    grid = in_scanner(reconstruction.grid, scan)
+    slices, rows, columns = grid.shape
+    dz, dy, dx = grid.spacing
+    x, y, z = grid.origin
+    return {
+        "SeriesDescription": f"Thorax {dz} {'Lung' if sharp else 'Mediastinum'}",
+        "ReconstructionDiameter": round(dx * columns, 3),
+        "ConvolutionKernel": scanner.sharp if sharp else scanner.soft,
         "ImagePositionPatient": f"[{x}, {y}, {z}]",
         "ImageOrientationPatient": "[1.0, 0.0, 0.0, 0.0, 1.0, 0.0]",
         "SliceLocation": z,
@@ -222,11 +246,12 @@ def metadata_row(
         "Rows": rows,
         "Columns": columns,
         "XYSpacing": f"[{dy}, {dx}]",
-        "RescaleIntercept": scanner.intercept,
-        "RescaleSlope": 1,
-        "RescaleType": "HU" if siemens else "",
         "NumberofSlices": slices,
         "ZSpacing": dz,
-        "StudyDate": scan.study_date,
     }
-    return {column: known.get(column, "") for column in METADATA_COLUMNS}
+
+
+def in_scanner(grid: Grid, scan: Scan) -> Grid:
+    """Return a grid of the patient's frame in the scanner's."""
+    x, y, z = (round(a + b, 4) for a, b in zip(grid.origin, scan.offset, strict=True))
+    return replace(grid, origin=(x, y, z))

@@ -30,7 +30,7 @@ def capsule(at: Coordinates, tube: Tube) -> Array:
     return np.sqrt(square) - (np.float32(first) + t * np.float32(last - first))
 
 
-def ellipsoid(at: Coordinates, centre: Position, radii: Position) -> Array:
+def ellipsoid(at: Coordinates, centre: Position, *, radii: Position) -> Array:
     """Return the distance to an axis-aligned ellipsoid along the ray from its centre."""
     square, scaled = np.float32(0), np.float32(0)
     for axis, middle, radius in zip(at, centre, radii, strict=True):
@@ -43,7 +43,7 @@ def ellipsoid(at: Coordinates, centre: Position, radii: Position) -> Array:
     return radius - radius / ratio
 
 
-def smooth_union(first: Array, second: Array, width: Number) -> Array:
+def smooth_union(first: Array, second: Array, *, width: Number) -> Array:
     """Return the union of two distances with a fillet of `width` mm."""
     h = np.clip(width - np.abs(first - second), 0, None)
     return np.minimum(first, second) - h * h / np.float32(4 * width)

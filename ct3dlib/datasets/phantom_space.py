@@ -91,7 +91,7 @@ class Field:
     step: float
 
     @classmethod
-    def draw(cls, rng: np.random.Generator, step: float, reach: float = 330.0) -> "Field":
+    def draw(cls, rng: np.random.Generator, step: float, *, reach: float = 330.0) -> "Field":
         """Draw a field whose features are `step` mm wide, over [-reach, reach] mm."""
         count = int(np.ceil(2 * reach / step)) + 4
         lattice = rng.standard_normal((count, count, count), dtype=np.float32)

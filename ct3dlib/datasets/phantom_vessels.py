@@ -101,7 +101,7 @@ class Branch(NamedTuple):
     radii: tuple[Number, Number]
 
 
-def grow(root: Points, targets: Points, radius: float) -> list[Branch]:
+def grow(root: Points, targets: Points, *, radius: float) -> list[Branch]:
     """Return a tree from a root to every target, by halving the targets.
 
     Each branch goes part of the way to the middle of its targets, which are then cut in two along
@@ -143,7 +143,7 @@ class Trees(NamedTuple):
 def grow_trees(anatomy: Anatomy) -> Trees:
     """Return the trees of a patient, always the same for the same anatomy."""
     rng = np.random.default_rng(anatomy.seed)
-    inside = lobe_points(anatomy, rng, 6.0)
+    inside = lobe_points(anatomy, rng, depth=6.0)
     trees = Trees({}, [], [])
     for lobe, points in inside.items():
         if len(points) < 60:
@@ -152,16 +152,18 @@ def grow_trees(anatomy: Anatomy) -> Trees:
         count = 90 if lobe == RIGHT_MIDDLE else 190
         leaves = points[: min(count, len(points))]
         start, radius = _ARTERY_ROOT[lobe]
-        trees.arteries.extend(grow(np.array(start, float), leaves, radius))
+        trees.arteries.extend(grow(np.array(start, float), leaves, radius=radius))
         start, radius = _VEIN_ROOT[lobe]
-        trees.veins.extend(grow(np.array(start, float), points[-len(leaves) * 2 // 3 :], radius))
+        trees.veins.extend(
+            grow(np.array(start, float), points[-len(leaves) * 2 // 3 :], radius=radius)
+        )
         path = LOBAR_BRONCHI[lobe]
         tips = leaves[:: max(1, len(leaves) // 14)] * 0.94 + np.array(path.points[1]) * 0.06
-        trees.bronchi[lobe] = grow(np.array(path.points[1], float), tips, path.radii[1])
+        trees.bronchi[lobe] = grow(np.array(path.points[1], float), tips, radius=path.radii[1])
     return trees
 
 
-def world_tubes(scene: Scene, branches: list[Branch], scale: float = 1.0) -> list[Tube]:
+def world_tubes(scene: Scene, branches: list[Branch], *, scale: float = 1.0) -> list[Tube]:
     """Return branches as tubes in world mm, radii times `scale`."""
     if not branches:
         return []
@@ -173,7 +175,7 @@ def world_tubes(scene: Scene, branches: list[Branch], scale: float = 1.0) -> lis
     ]
 
 
-def path_tubes(scene: Scene, path: Path, grow_by: float = 0.0, scale: float = 1.0) -> list[Tube]:
+def path_tubes(scene: Scene, path: Path, *, grow_by: float = 0.0, scale: float = 1.0) -> list[Tube]:
     """Return a path as tubes in world mm, radii times `scale` plus `grow_by`."""
     return scene.tubes(path.points, [radius * scale + grow_by for radius in path.radii])
 
@@ -186,16 +188,16 @@ def aorta_scale(anatomy: Anatomy) -> float:
 def paint_lung_vessels(scene: Scene, trees: Trees) -> None:
     """Paint arteries and veins inside the lungs; they keep the id of their lobe."""
     for branches in (trees.arteries, trees.veins):
-        paint_tubes(scene.canvas, world_tubes(scene, branches), BLOOD_HU)
+        paint_tubes(scene.canvas, world_tubes(scene, branches), hu=BLOOD_HU)
 
 
 def paint_great_vessels(scene: Scene) -> None:
     """Paint the aorta, the central veins and the pulmonary trunk with its main branches."""
     scale = aorta_scale(scene.anatomy)
     for path in GREAT_PATHS:
-        paint_tubes(scene.canvas, path_tubes(scene, path), BLOOD_HU - 1, region=GREAT_VESSELS)
+        paint_tubes(scene.canvas, path_tubes(scene, path), hu=BLOOD_HU - 1, region=GREAT_VESSELS)
     paint_tubes(
-        scene.canvas, path_tubes(scene, AORTA_PATH, scale=scale), BLOOD_HU + 2, region=AORTA
+        scene.canvas, path_tubes(scene, AORTA_PATH, scale=scale), hu=BLOOD_HU + 2, region=AORTA
     )
 
 
@@ -214,25 +216,29 @@ def paint_airway(
     central = [TRACHEA, *CENTRAL_BRONCHI]
     wall = max(1.6, 0.6 * max(walls.values()))
     for path in central:
-        paint_tubes(scene.canvas, path_tubes(scene, path, wall, size), 25)
+        paint_tubes(scene.canvas, path_tubes(scene, path, grow_by=wall, scale=size), hu=25)
     for lobe, path in LOBAR_BRONCHI.items():
-        paint_tubes(scene.canvas, path_tubes(scene, path, 0.8 * walls[lobe], size), 15)
-        for tube in world_tubes(scene, trees.bronchi[lobe], lumens[lobe]):
+        paint_tubes(
+            scene.canvas, path_tubes(scene, path, grow_by=0.8 * walls[lobe], scale=size), hu=15
+        )
+        for tube in world_tubes(scene, trees.bronchi[lobe], scale=lumens[lobe]):
             first, last = tube.radii
             shell = Tube(tube.start, tube.stop, (first + walls[lobe], last + walls[lobe]))
             if first > 0.9:
-                paint_tubes(scene.canvas, [shell], -60)
+                paint_tubes(scene.canvas, [shell], hu=-60)
     for lobe, branches in trees.bronchi.items():
-        tubes = [tube for tube in world_tubes(scene, branches, lumens[lobe]) if tube.radii[0] > 0.9]
-        paint_tubes(scene.canvas, tubes, -950)
+        tubes = [
+            tube for tube in world_tubes(scene, branches, scale=lumens[lobe]) if tube.radii[0] > 0.9
+        ]
+        paint_tubes(scene.canvas, tubes, hu=-950)
     for path in [*central, *LOBAR_BRONCHI.values()]:
         tubes = path_tubes(scene, path, scale=size)
-        paint_tubes(scene.canvas, tubes, LUMEN_HU, region=AIRWAY)
+        paint_tubes(scene.canvas, tubes, hu=LUMEN_HU, region=AIRWAY)
 
 
 def paint_esophagus(scene: Scene) -> None:
     """Paint the oesophagus, with air in it in half of the patients."""
-    paint_tubes(scene.canvas, path_tubes(scene, ESOPHAGUS_PATH), 38, region=ESOPHAGUS)
+    paint_tubes(scene.canvas, path_tubes(scene, ESOPHAGUS_PATH), hu=38, region=ESOPHAGUS)
     if scene.anatomy.seed % 2:
         gas = Path([(6, 25, 70), (6, 28, 20), (4, 29, -15)], [2.6, 3.2, 2.4])
-        paint_tubes(scene.canvas, path_tubes(scene, gas), -800)
+        paint_tubes(scene.canvas, path_tubes(scene, gas), hu=-800)

@@ -1,4 +1,4 @@
-"""Liver, spleen, kidneys and gas-filled bowel on the working grid: below the diaphragm."""
+"""Liver, spleen and gas-filled bowel on the working grid: below the diaphragm."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,13 +17,12 @@ from ct3dlib.regions.morphology import (
 from ct3dlib.regions.working_grid import Scan, smooth
 
 LIVER_HU = (15.0, 200.0)
-SPLEEN_HU = (15.0, 300.0)
+SPLEEN_HU = (15.0, 400.0)
 SAME_HU = 28.0  # half width of one organ's HU after smoothing
 GAS_HU = -600.0
 PURE_GAS_HU = -930.0  # some of it is this empty; lung bases are not
 LIVER_ML = 250.0
 SPLEEN_ML = 40.0
-KIDNEY_ML = (60.0, 450.0)
 GAS_ML = 3.0
 
 
@@ -69,21 +68,6 @@ def find_bowel(scan: Scan, cavity: Mask) -> Mask:
         if np.quantile(scan.hu[part], 0.1) < PURE_GAS_HU:
             gas |= part
     return dilate(gas, 6, scan.spacing) & cavity
-
-
-def find_kidneys(scan: Scan, cavity: Mask, spine: Spine) -> Mask:
-    """Return the kidneys: compact soft organs in the fat on both sides of the spine."""
-    left, front = _around(scan, spine)
-    place = (np.abs(left) > 18) & (np.abs(left) < 95) & (front > -25) & (front < 60)
-    hu = smooth(scan)
-    soft = cavity & place & (hu > SPLEEN_HU[0])
-    kidneys = scan.empty
-    low, high = (scan.voxels(ml) for ml in KIDNEY_ML)
-    for part in components(opening(soft, 9, scan.spacing), low):
-        extent = np.ptp(np.nonzero(part)[0]) * scan.spacing[0]
-        if part.sum() < high and extent < 150:
-            kidneys |= part
-    return kidneys
 
 
 def _around(scan: Scan, spine: Spine) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

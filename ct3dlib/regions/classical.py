@@ -2,18 +2,19 @@
 
 Everything is found on a coarse isotropic grid, in the order in which organs help each other:
 body, airway, lungs, spine, aorta, heart, what else lies between the lungs, ribs, abdomen. What
-is not there is absent; nothing is drawn from an atlas.
+is not there is absent; nothing is drawn from an atlas. Kidneys cannot be told from the muscles
+beside them and are always absent.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ct3dlib.config import ClassicalRegionsSpec
-from ct3dlib.regions.abdomen import find_bowel, find_cavity, find_kidneys, find_liver, find_spleen
+from ct3dlib.regions.abdomen import find_bowel, find_cavity, find_liver, find_spleen
 from ct3dlib.regions.bones import Spine, find_ribs, find_spine
 from ct3dlib.regions.chest import Lungs, find_airway, find_body, find_lungs, split_lobes
 from ct3dlib.regions.label_map import REGIONS, region_id
-from ct3dlib.regions.mask import Regions, Status
+from ct3dlib.regions.mask import Regions, Status, areas
 from ct3dlib.regions.mediastinum import (
     Thorax,
     find_aorta,
@@ -66,7 +67,7 @@ def classical_regions(volume: Volume, spec: ClassicalRegionsSpec) -> Regions:
     _check(volume)
     scan = to_working_grid(volume, spec.spacing)
     mask = to_volume_grid(_segment(scan), volume.shape)
-    present = np.bincount(mask.ravel(), minlength=len(REGIONS)) > 0
+    present = areas(mask).sum(axis=0) > 0
     status: dict[str, Status] = {}
     for name, there in zip(REGIONS[1:], present[1:], strict=True):
         status[name] = ("ok" if name in FOUND else "approximate") if there else "absent"
@@ -152,8 +153,5 @@ def _paint_abdomen(canvas: Canvas, scan: Scan, cavity: Mask, spine: Spine) -> No
     canvas.paint("stomach_bowel", find_bowel(scan, cavity & ~canvas.taken))
     liver = occupied(canvas.labels == region_id("liver_biliary"))
     if len(liver):
-        height = scan.millimetres()[0] - liver[0] * scan.spacing[0]
-        above = cavity & (height > -20)
-        canvas.paint("spleen_pancreas", find_spleen(scan, above & ~canvas.taken, spine))
-        below = cavity & (height > -80)
-        canvas.paint("kidney_adrenal", find_kidneys(scan, below & ~canvas.taken, spine))
+        beside = cavity & (scan.millimetres()[0] > liver[0] * scan.spacing[0] - 20)
+        canvas.paint("spleen_pancreas", find_spleen(scan, beside & ~canvas.taken, spine))

@@ -34,12 +34,21 @@ class Regions:
         if set(self.status) != set(REGIONS[1:]):
             odd = sorted(set(self.status) ^ set(REGIONS[1:]))
             raise ValueError(f"status must name each of the 20 regions once; wrong: {odd}")
-        counts = np.bincount(self.mask.ravel(), minlength=len(REGIONS))
-        if len(counts) > len(REGIONS):
-            raise ValueError(f"region ids are 0 to {len(REGIONS) - 1}, found {len(counts) - 1}")
+        counts = areas(self.mask).sum(axis=0)
         for name, count in zip(REGIONS[1:], counts[1:].tolist(), strict=True):
             if (self.status[name] == "absent") != (count == 0):
                 raise ValueError(f"{name} is {self.status[name]!r} and has {count} voxels")
+
+
+def areas(mask: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Return the voxels of each id in each slice, D 21.
+
+    Raises:
+        ValueError: The mask holds another id.
+    """
+    if mask.max(initial=0) >= len(REGIONS):
+        raise ValueError(f"region ids are 0 to {len(REGIONS) - 1}, found {mask.max()}")
+    return np.stack([np.bincount(plane.ravel(), minlength=len(REGIONS)) for plane in mask])
 
 
 def sidecar(regions: Regions, spacing: tuple[float, float, float]) -> list[dict[str, Any]]:
@@ -54,20 +63,20 @@ def sidecar(regions: Regions, spacing: tuple[float, float, float]) -> list[dict[
         absent, `key_slice` (the slice of the largest area, the lowest of equals) and `start`,
         `stop` (the slices it spans, half-open).
     """
-    areas = np.stack([np.bincount(plane.ravel(), minlength=len(REGIONS)) for plane in regions.mask])
+    voxels = areas(regions.mask)
     rows = []
     for i, name in enumerate(REGIONS[1:], start=1):
-        voxels = int(areas[:, i].sum())
-        spans = np.flatnonzero(areas[:, i]).tolist()
+        spans = np.flatnonzero(voxels[:, i]).tolist()
+        total = int(voxels[:, i].sum())
         rows.append(
             {
                 "id": i,
                 "name": name,
                 "status": regions.status[name],
                 "source": regions.backend,
-                "voxels": voxels,
-                "ml": round(voxels * float(np.prod(spacing)) / 1000, 3),
-                "key_slice": int(areas[:, i].argmax()) if spans else None,
+                "voxels": total,
+                "ml": round(total * float(np.prod(spacing)) / 1000, 3),
+                "key_slice": int(voxels[:, i].argmax()) if spans else None,
                 "start": spans[0] if spans else None,
                 "stop": spans[-1] + 1 if spans else None,
             }

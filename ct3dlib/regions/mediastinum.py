@@ -69,7 +69,7 @@ class Thorax:
         """Height of the carina; without an airway, from the extent of the lungs."""
         step, cell = self.scan.spacing[0], self.scan.spacing[1] * self.scan.spacing[2]
         for d in range(len(self.airway) - 1, -1, -1):
-            if len(components(self.airway[d], round(30 / cell))) >= 2:
+            if len(components(self.airway[d], int(np.ceil(30 / cell)))) >= 2:
                 return (d + 0.5) * step
         slices = occupied(self.lungs)
         return float(slices[0] + 0.6 * (slices[-1] - slices[0])) * step
@@ -158,7 +158,7 @@ def find_heart(thorax: Thorax, aorta: Mask) -> Mask:
     scan = thorax.scan
     above, front, left = thorax.axes
     solid = thorax.between & (scan.hu > -20) & ~dilate(aorta, 2, scan.spacing)
-    solid &= (front > 28) & (above < -18) & (left > -52) & (left < 120)
+    solid &= (front > 28) & (above < -18) & (left > -45) & (left < 120)
     solid &= scan.millimetres()[0] > thorax.floor
     return largest(opening(solid, 14, scan.spacing), scan.voxels(HEART_ML))
 

@@ -26,7 +26,10 @@ def distance_to(mask: Mask, spacing: Spacing) -> NDArray[np.float32]:
 
 def dilate(mask: Mask, radius: float, spacing: Spacing) -> Mask:
     """Return all voxels within `radius` mm of the mask."""
-    return distance_to(mask, spacing) <= radius
+    box = _around(mask, radius, spacing)
+    dilated = np.zeros_like(mask)
+    dilated[box] = distance_to(mask[box], spacing) <= radius
+    return dilated
 
 
 def erode(mask: Mask, radius: float, spacing: Spacing) -> Mask:
@@ -34,7 +37,21 @@ def erode(mask: Mask, radius: float, spacing: Spacing) -> Mask:
 
     What lies beyond the volume does not count as outside: a cut organ keeps its cut face.
     """
-    return distance_to(~mask, spacing) > radius
+    box = _around(mask, max(spacing), spacing)
+    eroded = np.zeros_like(mask)
+    eroded[box] = distance_to(~mask[box], spacing) > radius
+    return eroded
+
+
+def _around(mask: Mask, margin: float, spacing: Spacing) -> tuple[slice, ...]:
+    """Return the bounding box of a mask, widened by a margin in mm; distances cost its voxels."""
+    box = []
+    for axis, step in enumerate(spacing):
+        places = np.flatnonzero(mask.max(axis=tuple(a for a in range(3) if a != axis), initial=0))
+        reach = int(np.ceil(margin / step))
+        low, high = (places[0], places[-1] + 1) if len(places) else (0, 0)
+        box.append(slice(max(int(low) - reach, 0), int(high) + reach))
+    return tuple(box)
 
 
 def opening(mask: Mask, radius: float, spacing: Spacing) -> Mask:

@@ -159,8 +159,11 @@ def _geometry(
 
 def _stated_spacing(path: Path, image: Any) -> NDArray[np.float64]:
     """Return the header's (i, j, k) spacing in mm as it is written, before nibabel mends it."""
-    with _stream(path) as stream:
-        header = type(image.header).from_fileobj(stream, check=False)
+    try:
+        with _stream(path) as stream:
+            header = type(image.header).from_fileobj(stream, check=False)
+    except EOFError as error:  # a buffer read ahead, beyond where a short file was cut
+        raise cut_short(path, "the gzip stream ends early") from error
     return np.abs(np.asarray(header["pixdim"][1:4], dtype=np.float64))
 
 

@@ -94,7 +94,7 @@ def validation_batches(items: Items, spec: TrainSpec) -> Iterator[tuple[Batch, b
 
 
 @contextmanager
-def loader_errors() -> Iterator[None]:
+def loader_errors(num_workers: int) -> Iterator[None]:
     """Say in clear words that a loader process died; PyTorch may notice anywhere in a step.
 
     Raises:
@@ -102,13 +102,21 @@ def loader_errors() -> Iterator[None]:
     """
     try:
         yield
-    except RuntimeError as error:
-        if "DataLoader worker (pid" not in str(error):
+    except (RuntimeError, EOFError, ConnectionError) as error:
+        if not num_workers or not _tells_of_a_death(error):
             raise
         raise TrainingError(
-            f"a loader process died ({error}); most often memory ran out: lower num_workers or "
-            f"micro_batch_size, or give the job more memory"
+            f"a loader process died ({type(error).__name__}: {error}); most often memory ran out: "
+            f"lower num_workers or micro_batch_size, or give the job more memory"
         ) from error
+
+
+def _tells_of_a_death(error: Exception) -> bool:
+    """Return whether an error is that of a process, not of an item it read."""
+    if isinstance(error, RuntimeError):
+        return "DataLoader worker (pid" in str(error)
+    # A pipe broke; an item's own error would quote where it was caught.
+    return "in DataLoader worker" not in str(error)
 
 
 class Positions(Dataset[dict[str, Any]]):
@@ -158,7 +166,14 @@ def _loader(
         num_workers=workers,
         multiprocessing_context=_forkserver() if workers else None,
         pin_memory=spec.device in ("auto", "cuda") and torch.cuda.is_available(),
+        worker_init_fn=_ignore_sigterm if workers else None,
     )
+
+
+def _ignore_sigterm(worker: int) -> None:
+    """Undo the handler that PyTorch sets in its loader processes."""
+    del worker
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _forkserver() -> BaseContext:

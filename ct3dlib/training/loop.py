@@ -126,7 +126,7 @@ class _Run:
             with (
                 MetricLog(run_dir, project, first_step=self._step) as log,
                 _sigterm() as terminated,
-                loader_errors(),
+                loader_errors(self._spec.num_workers),
             ):
                 self.engine.objective.train()
                 if rank() == 0:

@@ -12,7 +12,7 @@ import socket
 sockets = [socket.socket() for _ in range(2)]
 for s in sockets: s.bind(("127.0.0.1", 0))
 print(*[s.getsockname()[1] for s in sockets])')
-cpus=$(nproc)
+cpus=$(nproc --all)  # plain nproc obeys OMP_NUM_THREADS
 memory=$(awk '/MemTotal/ {print int($2 / 1024) - 512}' /proc/meminfo)
 
 # A GPU is a link to a character device: plain files get no CUDA_VISIBLE_DEVICES.

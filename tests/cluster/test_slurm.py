@@ -24,7 +24,7 @@ pytestmark = [
     pytest.mark.skipif(bool(MISSING), reason=f"no {MISSING}: apt-get install slurm-wlm"),
     pytest.mark.skipif(os.geteuid() != 0, reason="a private Slurm needs root"),
     pytest.mark.skipif(
-        REAL_CONF.exists() and not REAL_CONF.is_symlink(), reason="a real cluster is configured here"
+        REAL_CONF.exists() and not REAL_CONF.is_symlink(), reason="a real cluster is configured"
     ),
 ]
 
@@ -83,7 +83,7 @@ def test_the_miniature_graph_runs_on_slurm(slurm, repository, environment, tmp_p
     table = jobs(slurm)
     assert set(table["state"]) == {"COMPLETED"}
     asked = table[table["gpus"] == "gres:gpu:1"]
-    rules = {name for name in ("tokenizer", "encode", "transformer", "samples")}
+    rules = ("tokenizer", "encode", "transformer", "samples")
     assert all(any(f"rule_{rule}" in c for c in asked["comment"]) for rule in rules)
     assert set(asked["partition"]) == {"gpu"}
     marker = json.loads((out / "tokens/valid.done").read_text())

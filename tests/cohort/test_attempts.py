@@ -1,5 +1,8 @@
 """A volume that kills its reader is found after two deaths."""
 
+import subprocess
+import sys
+
 import pytest
 
 from ct3dlib.cohort.attempts import Attempts
@@ -7,9 +10,12 @@ from ct3dlib.errors import VolumeError
 
 
 def die(path, volume):
-    """Leave the file as a process does that is killed inside the guard."""
-    guard = Attempts(path).guard(volume)
-    guard.__enter__()
+    """Let a process end inside the guard without running any handler."""
+    code = (
+        "import os, pathlib, sys; from ct3dlib.cohort.attempts import Attempts\n"
+        "with Attempts(pathlib.Path(sys.argv[1])).guard(sys.argv[2]): os._exit(9)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(path), volume]).returncode == 9
 
 
 def test_two_deaths_at_a_volume_reject_it(tmp_path):

@@ -308,7 +308,7 @@ def test_report_names_lobe_side_and_size() -> None:
 
 def test_tree_reaches_every_leaf_and_thins_out() -> None:
     leaves = np.random.default_rng(0).normal(size=(31, 3)) * 20
-    branches = grow(np.array([90.0, 0.0, 0.0]), leaves, 6.0)
+    branches = grow(np.array([90.0, 0.0, 0.0]), leaves, radius=6.0)
     ends = np.array([branch.stop for branch in branches])
     for leaf in leaves:
         assert np.linalg.norm(ends - leaf, axis=1).min() < 1e-9
@@ -317,7 +317,7 @@ def test_tree_reaches_every_leaf_and_thins_out() -> None:
 
 
 def test_lobe_points_lie_deep_in_every_lobe() -> None:
-    points = lobe_points(patient_with().anatomy, np.random.default_rng(0), 5.0)
+    points = lobe_points(patient_with().anatomy, np.random.default_rng(0), depth=5.0)
     assert set(points) == set(LOBES)
     assert all(len(found) > 60 for found in points.values())
     assert (points[1][:, 0] > 0).all()

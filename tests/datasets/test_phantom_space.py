@@ -62,13 +62,17 @@ def test_pose_round_trip() -> None:
 
 
 def test_distances_by_hand() -> None:
-    assert ellipsoid(point(0, 0, 7), (0, 0, 0), (2, 3, 4)).item() == pytest.approx(3, abs=1e-5)
-    assert ellipsoid(point(0, 0, 0), (0, 0, 0), (2, 3, 4)).item() == pytest.approx(-2, abs=1e-2)
+    assert ellipsoid(point(0, 0, 7), (0, 0, 0), radii=(2, 3, 4)).item() == pytest.approx(
+        3, abs=1e-5
+    )
+    assert ellipsoid(point(0, 0, 0), (0, 0, 0), radii=(2, 3, 4)).item() == pytest.approx(
+        -2, abs=1e-2
+    )
     tube = Tube((0, 0, 0), (10, 0, 0), (2, 4))
     assert capsule(point(5, 7, 0), tube).item() == pytest.approx(7 - 3)
     assert capsule(point(-3, 4, 0), tube).item() == pytest.approx(5 - 2)
-    far = smooth_union(np.float32([5]), np.float32([50]), 10.0)
-    same = smooth_union(np.float32([5]), np.float32([5]), 10.0)
+    far = smooth_union(np.float32([5]), np.float32([50]), width=10.0)
+    same = smooth_union(np.float32([5]), np.float32([5]), width=10.0)
     assert (far.item(), same.item()) == (5, 2.5)
 
 
@@ -77,7 +81,7 @@ def test_paint_keeps_volume_of_a_ball() -> None:
     canvas = Canvas(grid, still_pose())
     window = canvas.world((-15, -15, -15), (15, 15, 15))
     assert window is not None
-    window.paint(ellipsoid(window.at, (0, 0, 0), (9, 9, 9)), 0.0, region=8)
+    window.paint(ellipsoid(window.at, (0, 0, 0), radii=(9, 9, 9)), 0.0, region=8)
     volume = ((canvas.hu + 1000) / 1000).sum() * 2
     assert volume == pytest.approx(4 / 3 * np.pi * 9**3, rel=0.02)
     assert (canvas.regions == 8).sum() * 2 == pytest.approx(4 / 3 * np.pi * 9**3, rel=0.03)
@@ -91,6 +95,6 @@ def test_thin_tube_keeps_its_volume_on_any_grid() -> None:
         canvas = Canvas(
             Grid((shape[0], shape[1], shape[2]), spacing, (-45, -45, -45)), still_pose()
         )
-        paint_tubes(canvas, [tube], 0.0)
+        paint_tubes(canvas, [tube], hu=0.0)
         volume = ((canvas.hu + 1000) / 1000).sum() * np.prod(spacing)
         assert volume == pytest.approx(np.pi * 0.6**2 * length, rel=0.01)

@@ -127,12 +127,27 @@ def test_workers_change_nothing_and_die_in_clear_words():
     alone = _rows(batches(Numbered(5), spec, first_step=0))
     assert _rows(batches(Numbered(5), with_workers, first_step=0)) == alone
     died = pytest.raises(TrainingError, match=r"a loader process died .* lower num_workers")
-    with died, loader_errors():
+    with died, loader_errors(1):
         list(batches(Deadly(5), spec_of(num_workers=1), first_step=0))
 
 
 def test_an_error_of_an_item_keeps_its_type_and_text():
-    with pytest.raises(StoreError, match=r"shard\.zarr: damaged"), loader_errors():
+    with pytest.raises(StoreError, match=r"shard\.zarr: damaged"), loader_errors(0):
         next(batches(Damaged(5), spec_of(), first_step=0))
-    with pytest.raises(RuntimeError, match="something else"), loader_errors():
-        raise RuntimeError("something else")
+
+
+@pytest.mark.parametrize(
+    ("error", "died"),
+    [
+        (RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly"), True),
+        (RuntimeError("something else"), False),
+        (EOFError(), True),
+        (ConnectionResetError(104, "Connection reset by peer"), True),
+        (EOFError("Caught EOFError in DataLoader worker process 0."), False),
+    ],
+)
+def test_only_a_death_is_called_one(error, died):
+    with pytest.raises(TrainingError if died else type(error)), loader_errors(2):
+        raise error
+    with pytest.raises(type(error)), loader_errors(0):  # there is nothing to die
+        raise error

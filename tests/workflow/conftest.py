@@ -38,7 +38,6 @@ MINIATURE = {
             "validation_items": 2,
             "save_every": 2,
             "log_every": 1,
-            "device": "cpu",
         }
     },
     "transformer": {

@@ -1,0 +1,125 @@
+"""One shard: every series ends as a stored volume or a rejected row."""
+
+import json
+
+import nibabel
+import numpy as np
+import pytest
+from ome_zarr.io import parse_url
+from ome_zarr.reader import Reader
+
+from ct3dlib.cohort.shard import store_shard
+from ct3dlib.cohort.store import read_status, stored_volumes
+from ct3dlib.config import CatalogSpec, RecipeSpec
+from ct3dlib.datasets import build_catalog
+from ct3dlib.scan.normalize import Record, restore
+from ct3dlib.scan.volume import Volume
+
+RECIPE = RecipeSpec(spacing=(4.0, 3.0, 3.0), shape=(9, 16, 20), min_slices=4)
+SPEC = CatalogSpec(dataset="folder", shards={"train": 1, "tune": 1, "valid": 1})
+
+
+def body(shape=(24, 20, 12), seed=0):
+    """Return HU of a soft-tissue block in air, axes x y z."""
+    rng = np.random.default_rng(seed)
+    hu = np.full(shape, -1000.0)
+    hu[4:-4, 4:-4] = 40
+    return hu + rng.normal(0, 5, shape)
+
+
+def save(path, hu, dtype=np.int16):
+    affine = np.diag([2.5, 2.5, 4.0, 1.0])
+    affine[:3, 3] = (-30, 40, 100)
+    image = nibabel.Nifti1Image(hu.astype(dtype), affine)
+    image.set_sform(affine, 1)
+    image.set_qform(affine, 1)
+    nibabel.save(image, path)
+
+
+@pytest.fixture
+def rows(tmp_path):
+    root = tmp_path / "raw"
+    root.mkdir()
+    for name in "abc":
+        save(root / f"{name}.nii.gz", body(seed=ord(name)))
+    whole = (root / "a.nii.gz").read_bytes()
+    (root / "cut.nii.gz").write_bytes(whole[: len(whole) // 2])
+    holes = body()
+    holes[3, 3, 3] = np.nan
+    save(root / "nan.nii.gz", holes, np.float32)
+    save(root / "thin.nii.gz", body((24, 20, 1)))
+    return build_catalog(root, SPEC)
+
+
+def test_good_series_are_stored_and_bad_ones_have_their_reason(rows, tmp_path):
+    status = tmp_path / "0000.parquet"
+    frame = store_shard(rows, tmp_path / "raw", recipe=RECIPE, code="1", status=status)
+    assert frame["volume"].tolist() == rows["volume"].tolist()
+    reasons = dict(zip(frame["volume"], frame["reason"], strict=True))
+    assert reasons == {
+        "a": "",
+        "b": "",
+        "c": "",
+        "cut": "FILE_TRUNCATED",
+        "nan": "NAN_VOXELS",
+        "thin": "SINGLE_SLICE",
+    }
+    assert [v.volume for v in stored_volumes([status])] == ["a", "b", "c"]
+    assert all(len(m) > 20 for m in frame.loc[frame["status"] == "rejected", "message"])
+
+
+def test_a_stored_volume_is_hu_with_its_geometry_and_way_back(rows, tmp_path):
+    status = tmp_path / "0000.parquet"
+    store_shard(rows, tmp_path / "raw", recipe=RECIPE, code="1", status=status)
+    volume = stored_volumes([status])[0]
+    hu = volume.read()
+    assert hu.shape == (9, 16, 20)
+    assert abs(float(hu[4, 8, 10]) - 40) < 30
+    ct3d = volume.array.attributes["ct3d"]
+    assert ct3d["source"] == ["a.nii.gz"]
+    assert ct3d["hu_state"] == "hu"
+    back = restore(Volume(hu, volume.affine), Record.model_validate(ct3d["record"]))
+    image = nibabel.load(tmp_path / "raw/a.nii.gz")
+    assert back.shape == image.shape[::-1]
+    center = np.asanyarray(image.dataobj)[8:16, 8:12, 3:9].mean()
+    assert abs(back.array[3:9, 8:12, 8:16].mean() - center) < 15
+
+
+def test_a_second_run_keeps_what_is_there_and_another_recipe_replaces_it(rows, tmp_path):
+    status = tmp_path / "0000.parquet"
+    root = tmp_path / "raw"
+    store_shard(rows, root, recipe=RECIPE, code="1", status=status)
+    before = status.read_bytes()
+    files = {p: p.stat().st_mtime_ns for p in tmp_path.glob("0000.zarr/*/0/c*")}
+    store_shard(rows, root, recipe=RECIPE, code="1", status=status)
+    assert status.read_bytes() == before
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.glob("0000.zarr/*/0/c*")} == files
+    other = RECIPE.model_copy(update={"shape": (9, 16, 24)})
+    store_shard(rows, root, recipe=other, code="1", status=status)
+    assert {v.shape for v in stored_volumes([status])} == {(9, 16, 24)}
+    assert len(list(tmp_path.glob("0000.zarr/*@*"))) == 3
+
+
+def test_a_reader_that_died_twice_rejects_its_volume(rows, tmp_path):
+    status = tmp_path / "0000.parquet"
+    (tmp_path / "0000.attempts.json").write_text(json.dumps({"b": 2}))
+    frame = store_shard(rows, tmp_path / "raw", recipe=RECIPE, code="1", status=status)
+    assert frame.set_index("volume").loc["b", "reason"] == "READER_CRASHED"
+    assert (frame["status"] == "stored").sum() == 2
+
+
+def test_sources_cannot_leave_the_raw_root(rows, tmp_path):
+    status = tmp_path / "0000.parquet"
+    rows = rows.head(1).assign(sources=[["../../etc/passwd"]])
+    frame = store_shard(rows, tmp_path / "raw", recipe=RECIPE, code="1", status=status)
+    assert frame["reason"].tolist() == ["UNSAFE_PATH"]
+
+
+def test_ome_zarr_reads_the_store(rows, tmp_path):
+    status = tmp_path / "0000.parquet"
+    store_shard(rows, tmp_path / "raw", recipe=RECIPE, code="1", status=status)
+    node = read_status(status)["node"].iloc[0]
+    location = parse_url(tmp_path / "0000.zarr" / node)
+    (image,) = Reader(location)()
+    assert image.data[0].shape == (9, 16, 20)
+    assert [axis["name"] for axis in image.metadata["axes"]] == ["z", "y", "x"]

@@ -1,0 +1,132 @@
+"""Whole-dataset encoding: packed indices, one row per volume, nothing twice."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from ct3dlib.cohort.store import create_store, stored_volumes, write_node, write_table
+from ct3dlib.cohort.verify import verify_table
+from ct3dlib.config import CausalTokenizerSpec, RecipeSpec, TokensSpec
+from ct3dlib.errors import CheckpointError, StoreError
+from ct3dlib.inference.decode import decode_volume, find_tokenizer, find_tokens
+from ct3dlib.inference.encode import collect_tokens, encode_shard, load_tokenizer, read_indices
+from ct3dlib.inference.reconstruct import encode_volume
+from ct3dlib.models import build_model
+from ct3dlib.models.exported import save_model
+from ct3dlib.scan.normalize import normalize
+from ct3dlib.scan.volume import Volume
+
+TINY = CausalTokenizerSpec(
+    filters=4,
+    num_res_blocks=1,
+    channel_multipliers=(1, 1),
+    temporal_downsample=(True,),
+    norm_groups=2,
+)
+RECIPE = RecipeSpec(min_slices=2)
+SPEC = TokensSpec(tokenizer="lfq", windows_per_batch=3)
+
+
+@pytest.fixture
+def tokenizer(tmp_path):
+    torch.manual_seed(0)
+    contract = {"recipe": RECIPE.model_dump(mode="json")}
+    folder = tmp_path / "models/lfq"
+    save_model(folder, build_model(TINY), spec=TINY, contract=contract, training={})
+    return load_tokenizer(folder, torch.device("cpu"))
+
+
+@pytest.fixture
+def volumes(tmp_path):
+    """Return the status table of two stored volumes and a rejected one."""
+    path = tmp_path / "volumes/0000.zarr"
+    path.parent.mkdir()
+    create_store(path, "volumes")
+    rows = []
+    for i, name in enumerate(("a", "b")):
+        hu = np.random.default_rng(i).integers(-1000, 1000, (7, 10, 12), dtype=np.int16)
+        volume, record = normalize(Volume(hu, np.diag([3.0, 2, 1, 1])[[2, 1, 0, 3]]), RECIPE)
+        ct3d = {"affine": volume.affine.tolist(), "record": record.model_dump(mode="json")}
+        sha256 = write_node(path, f"{name}@0", volume.array, attributes={"ct3d": ct3d})
+        row = {"volume": name, "status": "stored", "reason": "", "message": "", "node": f"{name}@0"}
+        row |= {"sha256": sha256, "source_sha256": f"s{i}", "shape": list(volume.shape)}
+        rows.append(row)
+    empty = dict.fromkeys(rows[0], "")
+    bad = {"volume": "c", "status": "rejected", "reason": "NAN_VOXELS", "message": "c: NaN"}
+    rows.append({**empty, **bad, "shape": None})
+    write_table(pd.DataFrame(rows), path.with_suffix(".parquet"))
+    return path.with_suffix(".parquet")
+
+
+def test_stored_indices_are_those_of_the_model(volumes, tokenizer, tmp_path):
+    status = tmp_path / "tokens/valid/0000.parquet"
+    frame = encode_shard(volumes, tokenizer, SPEC, code="1", status=status)
+    assert frame["status"].tolist() == ["encoded", "encoded", "rejected"]
+    assert frame["stage"].tolist() == ["", "", "volumes"]
+    volume = stored_volumes([volumes])[0]
+    wanted = encode_volume(
+        tokenizer.module,
+        volume.read(),
+        window=RECIPE.window,
+        value_range=RECIPE.range,
+        windows_per_batch=3,
+    )
+    array = find_tokens(status, "a")
+    assert np.array_equal(read_indices(array), wanted.indices.numpy())
+    assert array.read().nbytes == -(-wanted.indices.numel() * 18 // 8)
+    assert not list(verify_table(status, tokenizer.sha256))
+    assert [f.problem for f in verify_table(status, "other")] == [
+        "is stale: encoded by another tokenizer"
+    ] * 2
+
+
+def test_a_second_run_keeps_what_is_there(volumes, tokenizer, tmp_path):
+    status = tmp_path / "tokens/valid/0000.parquet"
+    encode_shard(volumes, tokenizer, SPEC, code="1", status=status)
+    before, files = status.read_bytes(), list(tmp_path.glob("tokens/valid/*.zarr/*/0/c*"))
+    times = [p.stat().st_mtime_ns for p in files]
+    encode_shard(volumes, tokenizer, SPEC, code="1", status=status)
+    assert status.read_bytes() == before
+    assert [p.stat().st_mtime_ns for p in files] == times
+
+
+def test_decoding_returns_to_the_scans_grid(volumes, tokenizer, tmp_path):
+    status = tmp_path / "tokens/valid/0000.parquet"
+    encode_shard(volumes, tokenizer, SPEC, code="1", status=status)
+    array = find_tokens(status, "b")
+    found = find_tokenizer(tmp_path / "models", array)
+    decoded = decode_volume(array, found)
+    assert decoded.shape == (7, 10, 12)
+    assert decoded.array.dtype == np.int16
+    assert np.allclose(decoded.spacing, (3, 2, 1))
+
+
+def test_what_cannot_be_decoded_is_said(volumes, tokenizer, tmp_path):
+    status = tmp_path / "tokens/valid/0000.parquet"
+    encode_shard(volumes, tokenizer, SPEC, code="1", status=status)
+    with pytest.raises(StoreError, match="no volume 'z'"):
+        find_tokens(status, "z")
+    with pytest.raises(StoreError, match="c: was rejected at volumes, NAN_VOXELS: c: NaN"):
+        find_tokens(status, "c")
+    with pytest.raises(CheckpointError, match="no model here has the weights"):
+        find_tokenizer(tmp_path, find_tokens(status, "a"))
+
+
+def test_the_splits_table_has_one_row_per_catalog_row(volumes, tokenizer, tmp_path):
+    status = tmp_path / "tokens/valid/0000.parquet"
+    encode_shard(volumes, tokenizer, SPEC, code="1", status=status)
+    catalog = pd.DataFrame({"volume": ["c", "a", "b"]})
+    table, summary = collect_tokens(catalog, [status])
+    assert table["volume"].tolist() == ["a", "b", "c"]
+    assert summary["encoded"] == 2
+    assert summary["rejected"] == {"NAN_VOXELS": 1}
+    assert summary["bits_per_token"] == 18
+    with pytest.raises(StoreError, match="differ at d"):
+        collect_tokens(pd.DataFrame({"volume": ["a", "b", "c", "d"]}), [status])
+    with pytest.raises(StoreError, match="differ at a"):
+        collect_tokens(catalog, [status, status])
+    node = next((tmp_path / "tokens/valid/0000.zarr").glob("a@*"))
+    node.rename(node.with_name("gone"))
+    with pytest.raises(StoreError, match=r"gone; delete .* and run again"):
+        collect_tokens(catalog, [status])

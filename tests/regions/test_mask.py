@@ -1,0 +1,57 @@
+import json
+
+import numpy as np
+import pytest
+
+from ct3dlib.regions import Regions, sidecar
+from ct3dlib.regions.label_map import REGIONS
+
+
+def status(**found):
+    return {name: found.get(name, "absent") for name in REGIONS[1:]}
+
+
+def test_sidecar_by_hand():
+    mask = np.zeros((4, 2, 3), np.uint8)
+    mask[1, 0, :2] = 8
+    mask[2] = 8
+    mask[3, 0, 0] = 8
+    mask[3, 1, 2] = 19
+    regions = Regions(mask, status(heart="approximate", spine="ok"), "classical")
+    rows = sidecar(regions, (5.0, 2.0, 1.0))
+    assert json.loads(json.dumps(rows)) == rows
+    assert [row["id"] for row in rows] == list(range(1, 21))
+    assert rows[7] == {
+        "id": 8,
+        "name": "heart",
+        "status": "approximate",
+        "source": "classical",
+        "voxels": 9,
+        "ml": 0.09,
+        "key_slice": 2,
+        "start": 1,
+        "stop": 4,
+    }
+    assert (rows[18]["status"], rows[18]["key_slice"]) == ("ok", 3)
+    assert (rows[0]["voxels"], rows[0]["key_slice"], rows[0]["stop"]) == (0, None, None)
+
+
+def test_regions_refuse_a_status_that_the_mask_denies():
+    mask = np.zeros((1, 1, 2), np.uint8)
+    with pytest.raises(ValueError, match="heart is 'ok' and has 0 voxels"):
+        Regions(mask, status(heart="ok"), "classical")
+    mask[0, 0, 0] = 8
+    with pytest.raises(ValueError, match="heart is 'absent' and has 1 voxels"):
+        Regions(mask, status(), "classical")
+
+
+def test_regions_refuse_an_unknown_id():
+    with pytest.raises(ValueError, match="region ids are 0 to 20, found 21"):
+        Regions(np.full((1, 1, 1), 21, np.uint8), status(), "classical")
+
+
+def test_regions_refuse_a_status_of_other_names():
+    wrong = status() | {"knee": "ok"}
+    del wrong["heart"]
+    with pytest.raises(ValueError, match=r"wrong: \['heart', 'knee'\]"):
+        Regions(np.zeros((1, 1, 1), np.uint8), wrong, "classical")
