@@ -50,9 +50,8 @@ def decode(
 ) -> None:
     """Decode a volume's tokens into a NIfTI file in HU, on the grid of the original scan."""
     array = find_tokens(tokens, volume)
-    tokenizer = find_tokenizer(models or _beside(tokens, "models"), array)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    tokenizer.module.to(device)
+    tokenizer = find_tokenizer(models or _beside(tokens, "models"), array, device)
     write_nifti(output, decode_volume(array, tokenizer, stored_grid=stored_grid))
     typer.echo(str(output))
 

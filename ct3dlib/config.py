@@ -45,21 +45,24 @@ class PhantomSpec(Spec):
     train_patients: PositiveInt = Field(description="Patients in train/ (tune is drawn from them).")
     valid_patients: PositiveInt = Field(description="Patients in valid/.")
     reconstructions: tuple[PositiveInt, PositiveInt] = Field(
-        (1, 2), description="Fewest and most reconstructions of one scan."
+        default=(1, 2), description="Fewest and most reconstructions of one scan."
     )
     matrix: tuple[PositiveInt, PositiveInt] = Field(
-        (144, 192), description="Smallest and largest rows = columns of a slice."
+        default=(144, 192), description="Smallest and largest rows = columns of a slice."
     )
     slice_spacing: tuple[PositiveFloat, PositiveFloat] = Field(
-        (3.0, 5.0), description="Smallest and largest distance of slices, mm."
+        default=(3.0, 5.0), description="Smallest and largest distance of slices, mm."
     )
-    dicom_every: NonNegativeInt = Field(6, description="Every n-th series is DICOM; 0: none.")
+    dicom_every: NonNegativeInt = Field(
+        default=6, description="Every n-th series is DICOM; 0: none."
+    )
     version: Literal["v1", "v2"] = Field(
-        "v1",
+        default="v1",
         description="v1: stored values, blank headers; v2: HU with geometry, in train_fixed/.",
     )
     faults: tuple[Fault, ...] = Field(
-        (), description="Damaged series added to valid/, one each, to show how they are rejected."
+        default=(),
+        description="Damaged series added to valid/, one each, to show how they are rejected.",
     )
     seed: NonNegativeInt = 0
 
@@ -78,15 +81,17 @@ class CatalogSpec(Spec):
     """Which reader lists the raw root, and how patients are split and spread over shards."""
 
     dataset: Literal["ct_rate", "folder"]
-    tune: Fraction = Field(0.1, description="Share of patients kept to choose checkpoints.")
+    tune: Fraction = Field(default=0.1, description="Share of patients kept to choose checkpoints.")
     valid: Fraction = Field(
-        0.2, description="Share of patients that are reported (folder; CT-RATE brings its own)."
+        default=0.2,
+        description="Share of patients that are reported (folder; CT-RATE brings its own).",
     )
     split_csv: str | None = Field(
-        None, description="CSV under the raw root: `VolumeName`, `split` and optionally `patient`."
+        default=None,
+        description="CSV under the raw root: `VolumeName`, `split` and optionally `patient`.",
     )
     min_slices: PositiveInt = Field(
-        8, description="Slices of a volume that counts where a split must have a patient."
+        default=8, description="Slices of a volume that counts where a split must have a patient."
     )
     shards: dict[Split, PositiveInt] = Field(description="Number of shards of each split.")
     seed: int = 0
@@ -103,18 +108,22 @@ class CatalogSpec(Spec):
 class RecipeSpec(Spec):
     """A named normalisation of volumes: one store, whose models see `window` as `range`."""
 
-    spacing: Triple | None = Field(None, description="Resample to this spacing, mm.")
-    size: Shape | None = Field(None, description="Or resample to this many voxels.")
-    shape: Shape | None = Field(None, description="Then crop or pad to this shape; null: keep.")
+    spacing: Triple | None = Field(default=None, description="Resample to this spacing, mm.")
+    size: Shape | None = Field(default=None, description="Or resample to this many voxels.")
+    shape: Shape | None = Field(
+        default=None, description="Then crop or pad to this shape; null: keep."
+    )
     center: Literal["volume", "body"] = Field(
-        "volume", description="What stays in the middle of the crop: the grid or the body."
+        default="volume", description="What stays in the middle of the crop: the grid or the body."
     )
-    window: tuple[float, float] = Field((-1000.0, 1000.0), description="HU that map to `range`.")
-    range: tuple[float, float] = Field((-1.0, 1.0), description="What models see.")
+    window: tuple[float, float] = Field(
+        default=(-1000.0, 1000.0), description="HU that map to `range`."
+    )
+    range: tuple[float, float] = Field(default=(-1.0, 1.0), description="What models see.")
     hu_state: Literal["auto", "hu", "stored"] = Field(
-        "auto", description="Whether files hold HU, stored values, or each is found out."
+        default="auto", description="Whether files hold HU, stored values, or each is found out."
     )
-    min_slices: PositiveInt = Field(8, description="Series of fewer slices are rejected.")
+    min_slices: PositiveInt = Field(default=8, description="Series of fewer slices are rejected.")
 
     @model_validator(mode="after")
     def _check(self) -> "RecipeSpec":
@@ -129,7 +138,7 @@ class RecipeSpec(Spec):
 class ClassicalRegionsSpec(Spec):
     """Regions by thresholds, components and morphology; no weights."""
 
-    spacing: PositiveFloat = Field(3.0, description="Working grid, mm isotropic.")
+    spacing: PositiveFloat = Field(default=3.0, description="Working grid, mm isotropic.")
 
 
 class RegionsSpec(Spec):
@@ -154,8 +163,10 @@ class EarlyStopSpec(Spec):
 class TrainSpec(Spec):
     """What every training shares; a training's section holds these keys beside its own."""
 
-    steps: PositiveInt = Field(description="Optimizer steps; the learning rate's cosine spans them.")
-    stop_at: PositiveInt | None = Field(None, description="Stop earlier; the cosine stays.")
+    steps: PositiveInt = Field(
+        description="Optimizer steps; the learning rate's cosine spans them."
+    )
+    stop_at: PositiveInt | None = Field(default=None, description="Stop earlier; the cosine stays.")
     batch_size: PositiveInt = Field(description="Items per optimizer step, over all ranks.")
     micro_batch_size: PositiveInt = Field(description="Items per forward pass, per rank.")
     learning_rate: PositiveFloat = 1e-3
@@ -163,23 +174,29 @@ class TrainSpec(Spec):
     betas: tuple[Fraction, Fraction] = (0.9, 0.99)
     weight_decay: NonNegativeFloat = 0.0
     max_grad_norm: PositiveFloat = 1.0
-    ema: Fraction | None = Field(None, description="Decay of averaged weights; null: none.")
-    validate_every: PositiveInt = Field(100, description="Steps between validations.")
-    validation_items: PositiveInt = Field(64, description="Items of `tune` per validation.")
-    save_every: PositiveInt = Field(100, description="Steps between resume checkpoints.")
-    keep_last: PositiveInt = Field(2, description="Resume checkpoints kept.")
-    monitor: str = Field("val/loss", description="Validation metric that chooses the best weights.")
+    ema: Fraction | None = Field(default=None, description="Decay of averaged weights; null: none.")
+    validate_every: PositiveInt = Field(default=100, description="Steps between validations.")
+    validation_items: PositiveInt = Field(default=64, description="Items of `tune` per validation.")
+    save_every: PositiveInt = Field(default=100, description="Steps between resume checkpoints.")
+    keep_last: PositiveInt = Field(default=2, description="Resume checkpoints kept.")
+    monitor: str = Field(
+        default="val/loss", description="Validation metric that chooses the best weights."
+    )
     monitor_mode: Literal["min", "max"] = "min"
     early_stop: EarlyStopSpec | None = None
     log_every: PositiveInt = 10
-    num_workers: NonNegativeInt = Field(0, description="Loader processes per rank.")
-    devices: PositiveInt = Field(1, description="GPUs; more than one starts torchrun.")
+    num_workers: NonNegativeInt = Field(default=0, description="Loader processes per rank.")
+    devices: PositiveInt = Field(default=1, description="GPUs; more than one starts torchrun.")
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     compile: bool = False
     activation_checkpointing: bool = False
-    fully_shard: bool = Field(False, description="FSDP2 instead of DistributedDataParallel.")
-    wandb_project: str | None = Field(None, description="Weights & Biases project (extra wandb).")
+    fully_shard: bool = Field(
+        default=False, description="FSDP2 instead of DistributedDataParallel."
+    )
+    wandb_project: str | None = Field(
+        default=None, description="Weights & Biases project (extra wandb)."
+    )
     seed: int = 0
 
     @model_validator(mode="after")
@@ -201,18 +218,21 @@ class LFQSpec(Spec):
     """Lookup-free quantization (Yu et al., arXiv:2310.05737)."""
 
     name: Literal["lfq"] = "lfq"
-    bits: Annotated[int, Field(ge=1, le=30)] = Field(18, description="log2 of the codebook size.")
+    bits: Annotated[int, Field(ge=1, le=30)] = Field(
+        default=18, description="log2 of the codebook size."
+    )
 
 
 class CausalTokenizerSpec(Spec):
     """Haar front end and causal 3D convolutions, as BTB3D."""
 
     name: Literal["causal"] = "causal"
-    filters: PositiveInt = Field(96, description="Channels of the first level.")
+    filters: PositiveInt = Field(default=96, description="Channels of the first level.")
     num_res_blocks: PositiveInt = 4
     channel_multipliers: tuple[PositiveInt, ...] = (1, 2, 4)
     temporal_downsample: tuple[bool, ...] = Field(
-        (True, True), description="Whether the step to the next level halves the slices too."
+        default=(True, True),
+        description="Whether the step to the next level halves the slices too.",
     )
     norm_groups: PositiveInt = 32
     quantizer: LFQSpec = LFQSpec()
@@ -243,12 +263,13 @@ class TokenizerLossSpec(Spec):
     """Weights of the tokenizer's loss terms."""
 
     l1: NonNegativeFloat = 5.0
-    entropy: NonNegativeFloat = Field(0.1, description="Weight once the warm-up is over.")
-    entropy_start: NonNegativeFloat = Field(0.3, description="Weight at step 0.")
+    entropy: NonNegativeFloat = Field(default=0.1, description="Weight once the warm-up is over.")
+    entropy_start: NonNegativeFloat = Field(default=0.3, description="Weight at step 0.")
     entropy_warmup_steps: NonNegativeInt = 2000
-    diversity: NonNegativeFloat = Field(1.0, description="gamma of the batch entropy.")
+    diversity: NonNegativeFloat = Field(default=1.0, description="gamma of the batch entropy.")
     sharpness: PositiveFloat = Field(
-        100.0, description="Inverse temperature of the soft assignment whose entropy is measured."
+        default=100.0,
+        description="Inverse temperature of the soft assignment whose entropy is measured.",
     )
     commitment: NonNegativeFloat = 0.25
 
@@ -278,7 +299,7 @@ class TokensSpec(Spec):
 
     tokenizer: Name
     windows_per_batch: PositiveInt = Field(
-        8, description="Windows of one volume encoded together; part of the token format."
+        default=8, description="Windows of one volume encoded together; part of the token format."
     )
 
 
@@ -321,7 +342,7 @@ class MaskGITSpec(BlocksSpec):
 
     name: Literal["maskgit"] = "maskgit"
     bits_per_group: Annotated[int, Field(ge=1, le=16)] = Field(
-        9, description="Bits of one head's 2^n classes."
+        default=9, description="Bits of one head's 2^n classes."
     )
 
 
@@ -351,8 +372,8 @@ class TransformerSpec(TrainSpec):
     """Training of the token transformer on the encoded train split."""
 
     model: MaskGITSpec
-    mask_schedule: MaskSchedule = Field("arccos", description="Law of the masked share.")
-    label_dropout: Fraction = Field(0.1, description="Share of items without their labels.")
+    mask_schedule: MaskSchedule = Field(default="arccos", description="Law of the masked share.")
+    label_dropout: Fraction = Field(default=0.1, description="Share of items without their labels.")
     label_smoothing: Fraction = 0.1
 
 
@@ -360,13 +381,17 @@ class SamplesSpec(Spec):
     """Volumes drawn from the transformer."""
 
     num_samples: PositiveInt = 4
-    steps: PositiveInt = Field(12, description="Forward passes of one sample.")
+    steps: PositiveInt = Field(default=12, description="Forward passes of one sample.")
     schedule: MaskSchedule = "cosine"
     temperature: PositiveFloat = 1.0
-    choice_temperature: NonNegativeFloat = Field(4.5, description="Gumbel noise of the order.")
-    guidance: NonNegativeFloat = Field(0.0, description="Weight of label guidance at the end.")
+    choice_temperature: NonNegativeFloat = Field(
+        default=4.5, description="Gumbel noise of the order."
+    )
+    guidance: NonNegativeFloat = Field(
+        default=0.0, description="Weight of label guidance at the end."
+    )
     labels: tuple[str, ...] = Field(
-        (), description="Findings asked for, one sample after another; empty: none."
+        default=(), description="Findings asked for, one sample after another; empty: none."
     )
     seed: int = 0
 
@@ -375,14 +400,16 @@ class ReportSpec(Spec):
     """The HTML report."""
 
     title: str = "ct3d report"
-    num_examples: PositiveInt = Field(4, description="Volumes shown of each kind.")
+    num_examples: PositiveInt = Field(default=4, description="Volumes shown of each kind.")
 
 
 class Config(Spec):
     """config.yaml with a preset laid over it."""
 
     raw_root: str = Field(description="Folder of the raw scans; relative to the working directory.")
-    phantom: PhantomSpec | None = Field(None, description="Generate this cohort into raw_root.")
+    phantom: PhantomSpec | None = Field(
+        default=None, description="Generate this cohort into raw_root."
+    )
     catalog: CatalogSpec
     recipes: dict[Name, RecipeSpec]
     regions: RegionsSpec
@@ -435,7 +462,9 @@ def _expand(value: Any, environ: Mapping[str, str], key: str) -> Any:
 
             return _VARIABLE.sub(substitute, value)
         case Mapping():
-            return {k: _expand(v, environ, f"{key}.{k}" if key else str(k)) for k, v in value.items()}
+            return {
+                k: _expand(v, environ, f"{key}.{k}" if key else str(k)) for k, v in value.items()
+            }
         case list() | tuple():
             return [_expand(v, environ, f"{key}[{i}]") for i, v in enumerate(value)]
         case _:
@@ -459,4 +488,3 @@ def load_config(mapping: Mapping[str, Any], environ: Mapping[str, str] | None = 
 def schema() -> dict[str, Any]:
     """Return the JSON schema of config.yaml."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Config.model_json_schema()}
-

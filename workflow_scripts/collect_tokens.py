@@ -3,7 +3,7 @@
 from argparse import Namespace
 
 from ct3dlib.cohort.catalog import read_catalog
-from ct3dlib.cohort.store import write_table
+from ct3dlib.cohort.store import records, write_table
 from ct3dlib.inference.encode import collect_tokens
 from workflow_scripts.step import Arguments, run, write_json
 
@@ -11,7 +11,8 @@ from workflow_scripts.step import Arguments, run, write_json
 def main(args: Namespace) -> None:
     """Write tokens/{split}.parquet, then tokens/{split}.done."""
     catalog = read_catalog(args.catalog)
-    table, summary = collect_tokens(catalog[catalog["split"] == args.split], args.tables)
+    volumes = [row["volume"] for row in records(catalog) if row["split"] == args.split]
+    table, summary = collect_tokens(volumes, args.tables)
     write_table(table, args.table)
     write_json(args.done, summary)
 

@@ -3,7 +3,8 @@
 from argparse import Namespace
 
 from ct3dlib.config import TokensSpec
-from ct3dlib.inference.encode import encode_shard, load_tokenizer
+from ct3dlib.inference.encode import encode_shard
+from ct3dlib.inference.loaded import load_tokenizer
 from ct3dlib.training.distributed import choose_device
 from workflow_scripts.step import Arguments, run
 

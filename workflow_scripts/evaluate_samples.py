@@ -5,8 +5,8 @@ from argparse import Namespace
 import pandas as pd
 
 from ct3dlib.cohort.store import stored_volumes
-from ct3dlib.inference.encode import load_tokenizer
 from ct3dlib.inference.evaluate import evaluate_samples, read_samples
+from ct3dlib.inference.loaded import load_tokenizer
 from ct3dlib.training.distributed import choose_device
 from workflow_scripts.step import Arguments, run, write_json
 

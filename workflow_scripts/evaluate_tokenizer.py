@@ -4,8 +4,8 @@ from argparse import Namespace
 
 from ct3dlib.cohort.store import stored_volumes
 from ct3dlib.config import TokensSpec
-from ct3dlib.inference.encode import load_tokenizer
 from ct3dlib.inference.evaluate import evaluate_tokenizer
+from ct3dlib.inference.loaded import load_tokenizer
 from ct3dlib.training.distributed import choose_device
 from workflow_scripts.step import Arguments, run, write_json
 

@@ -5,7 +5,7 @@ from argparse import Namespace
 import torch
 
 from ct3dlib.config import ReportSpec
-from ct3dlib.inference.encode import load_tokenizer
+from ct3dlib.inference.loaded import load_tokenizer
 from ct3dlib.report.build import Inputs, build_report
 from workflow_scripts.step import Arguments, run
 

@@ -3,9 +3,8 @@
 from argparse import Namespace
 
 from ct3dlib.config import SamplesSpec
-from ct3dlib.inference.encode import load_tokenizer
 from ct3dlib.inference.generate import generate_samples
-from ct3dlib.models.exported import load_model
+from ct3dlib.inference.loaded import load_tokenizer, load_transformer
 from ct3dlib.training.distributed import choose_device
 from workflow_scripts.step import Arguments, run
 
@@ -13,8 +12,7 @@ from workflow_scripts.step import Arguments, run
 def main(args: Namespace) -> None:
     """Write the samples, then the table that names them."""
     device = choose_device("auto")
-    model = load_model(args.model)
-    model.module.to(device)
+    model = load_transformer(args.model, device)
     tokenizer = load_tokenizer(args.tokenizer, device)
     table = generate_samples(model, tokenizer, args.spec, folder=args.folder)
     partial = args.table.with_name(f"{args.table.name}.partial")

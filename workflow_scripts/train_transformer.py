@@ -8,7 +8,7 @@ import torch
 from ct3dlib.cohort.catalog import read_catalog
 from ct3dlib.cohort.labels import LABELS
 from ct3dlib.config import MaskGITNetworkSpec, TransformerSpec
-from ct3dlib.inference.encode import load_tokenizer
+from ct3dlib.inference.loaded import load_tokenizer
 from ct3dlib.models.exported import save_model
 from ct3dlib.objectives.maskgit import MaskGITObjective
 from ct3dlib.training.distributed import rank
@@ -27,7 +27,7 @@ def main(args: Namespace) -> None:
     tokenizer = load_tokenizer(args.tokenizer, torch.device("cpu"))
     network = MaskGITNetworkSpec(
         **spec.model.model_dump(),
-        bits=tokenizer.module.quantizer.bits,
+        bits=tokenizer.model.quantizer.bits,
         num_labels=len(LABELS) if items.labelled else 0,
     )
     torch.manual_seed(spec.seed)

@@ -81,8 +81,8 @@ def store_shard(
         frame = pd.DataFrame(done, columns=list(COLUMNS)).astype(COLUMNS)
         write_table(frame, status)
         prune(store, set(frame["node"]))
-    rejected = int((frame["status"] == "rejected").sum())
-    logger.info("%s: %s stored, %s rejected", status, len(frame) - rejected, rejected)
+    rejected = sum(row["status"] == "rejected" for row in done)
+    logger.info("%s: %s stored, %s rejected", status, len(done) - rejected, rejected)
     return frame
 
 
@@ -159,9 +159,10 @@ def read_series(row: Mapping[str, Any], root: Path) -> Reading:
     paths = [root / source for source in row["sources"]]
     if row["kind"] == "dicom":
         return read_dicom(paths)
-    spacing = row["spacing"]
-    given = None if spacing is None else tuple(float(s) for s in spacing)
-    return read_nifti(paths[0], spacing=given)
+    if row["spacing"] is None:
+        return read_nifti(paths[0])
+    depth, height, width = row["spacing"]
+    return read_nifti(paths[0], spacing=(depth, height, width))
 
 
 def _multiscales(name: str, spacing: list[float]) -> dict[str, Any]:

@@ -224,12 +224,13 @@ def stored_volumes(status_tables: Sequence[Path]) -> list[StoredVolume]:
     """Return the stored volumes of status tables, in the order of the tables' rows."""
     volumes = []
     for path in status_tables:
-        frame = read_status(path)
-        for row in frame[frame["status"] == "stored"].itertuples(index=False):
-            array = StoredArray(store_of(path), str(row.node))
-            depth, height, width = (int(n) for n in row.shape)  # pyright: ignore[reportGeneralTypeIssues]
+        for row in records(read_status(path)):
+            if row["status"] != "stored":
+                continue
+            array = StoredArray(store_of(path), row["node"])
+            depth, height, width = row["shape"]
             volumes.append(
-                StoredVolume(str(row.volume), array, (depth, height, width), str(row.sha256))
+                StoredVolume(row["volume"], array, (depth, height, width), row["sha256"])
             )
     return volumes
 

@@ -7,9 +7,10 @@ import torch
 
 from ct3dlib.cohort.store import StoredArray, read_status, records, store_of
 from ct3dlib.errors import CheckpointError, StoreError
-from ct3dlib.inference.encode import read_indices, recipe_of
+from ct3dlib.inference.encode import read_indices
+from ct3dlib.inference.loaded import Tokenizer, load_tokenizer
 from ct3dlib.inference.reconstruct import decode_indices
-from ct3dlib.models.exported import Exported, load_model
+from ct3dlib.models.exported import load_model
 from ct3dlib.scan.normalize import Record, restore
 from ct3dlib.scan.volume import Volume
 
@@ -38,7 +39,7 @@ def find_tokens(tokens: Path, volume: str) -> StoredArray:
     return StoredArray(store_of(shard), row["node"])
 
 
-def find_tokenizer(models: Path, tokens: StoredArray) -> Exported:
+def find_tokenizer(models: Path, tokens: StoredArray, device: torch.device) -> Tokenizer:
     """Return the tokenizer below a folder that made some tokens.
 
     Raises:
@@ -46,16 +47,17 @@ def find_tokenizer(models: Path, tokens: StoredArray) -> Exported:
     """
     wanted = tokens.attributes["ct3d"]["tokenizer_sha256"]
     for spec in sorted(models.glob("*/spec.json")):
-        model = load_model(spec.parent)
-        if model.sha256 == wanted:
-            return model
+        if load_model(spec.parent).sha256 == wanted:
+            return load_tokenizer(spec.parent, device)
     raise CheckpointError(
         f"{models}: no model here has the weights {wanted[:12]} that made these tokens; "
         f"encode again, or give the folder that holds them"
     )
 
 
-def decode_volume(tokens: StoredArray, tokenizer: Exported, *, stored_grid: bool = False) -> Volume:
+def decode_volume(
+    tokens: StoredArray, tokenizer: Tokenizer, *, stored_grid: bool = False
+) -> Volume:
     """Decode a volume's tokens to int16 HU.
 
     Args:
@@ -64,10 +66,10 @@ def decode_volume(tokens: StoredArray, tokenizer: Exported, *, stored_grid: bool
         stored_grid: Stay on the store's grid instead of going back to the scan's own.
     """
     ct3d = tokens.attributes["ct3d"]
-    recipe = recipe_of(tokenizer)
+    recipe = tokenizer.recipe
     depth, height, width = ct3d["volume_shape"]
     hu = decode_indices(
-        tokenizer.module,
+        tokenizer.model,
         torch.from_numpy(read_indices(tokens)),
         shape=(depth, height, width),
         window=recipe.window,

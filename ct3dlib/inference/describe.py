@@ -1,10 +1,12 @@
 """What a model or a table holds, as text for people."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
 
+from ct3dlib.cohort.store import records
 from ct3dlib.errors import StoreError
 from ct3dlib.models.exported import load_model
 
@@ -40,11 +42,12 @@ def describe_table(path: Path) -> str:
         raise StoreError(f"{path}: not a model's folder and not a table ({error})") from error
     if "volume" not in frame.columns:
         raise StoreError(f"{path}: no column 'volume'; give a catalog or a status table")
-    lines = [f"{path}: {len(frame)} volumes"]
-    if "status" in frame.columns:
-        lines += [f"  {status}: {n}" for status, n in frame["status"].value_counts().items()]
-        rejected = frame[frame["status"] == "rejected"]
-        lines += [f"  {r.volume} rejected, {r.reason}: {r.message}" for r in rejected.itertuples()]
-        frame = frame[frame["status"] != "rejected"]
+    rows = records(frame)
+    lines = [f"{path}: {len(rows)} volumes"]
+    counts = Counter(row["status"] for row in rows if "status" in row)
+    lines += [f"  {status}: {count}" for status, count in counts.items()]
+    rejected = [row for row in rows if row.get("status") == "rejected"]
+    lines += [f"  {row['volume']} rejected, {row['reason']}: {row['message']}" for row in rejected]
     columns = [c for c in ("volume", "split", "shard", "shape", "spacing") if c in frame.columns]
-    return "\n".join([*lines, frame[columns].to_string(index=False) if len(frame) else ""])
+    kept = [{c: row[c] for c in columns} for row in rows if row.get("status") != "rejected"]
+    return "\n".join([*lines, pd.DataFrame(kept).to_string(index=False) if kept else ""])

@@ -2,12 +2,14 @@
 
 import hashlib
 import logging
+import math
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from filelock import FileLock
 from numpy.typing import NDArray
 
@@ -27,10 +29,10 @@ from ct3dlib.cohort.store import (
     write_node,
     write_table,
 )
-from ct3dlib.config import CausalTokenizerSpec, RecipeSpec, TokensSpec
-from ct3dlib.errors import CheckpointError, StoreError, VolumeError
+from ct3dlib.config import TokensSpec
+from ct3dlib.errors import StoreError, VolumeError
+from ct3dlib.inference.loaded import Tokenizer
 from ct3dlib.inference.reconstruct import encode_volume
-from ct3dlib.models.exported import Exported, load_model
 from ct3dlib.progress import progress
 
 logger = logging.getLogger(__name__)
@@ -53,7 +55,7 @@ COLUMNS = {
 
 
 def encode_shard(
-    volumes: Path, tokenizer: Exported, spec: TokensSpec, *, code: str, status: Path
+    volumes: Path, tokenizer: Tokenizer, spec: TokensSpec, *, code: str, status: Path
 ) -> pd.DataFrame:
     """Encode every stored volume of a shard and write the token store's status table.
 
@@ -99,24 +101,24 @@ def encode_shard(
         frame = pd.DataFrame(done, columns=list(COLUMNS)).astype(COLUMNS)
         write_table(frame, status)
         prune(store, set(frame["node"]))
-    logger.info("%s: %s encoded", status, int((frame["status"] == "encoded").sum()))
+    logger.info("%s: %s encoded", status, sum(row["status"] == "encoded" for row in done))
     return frame
 
 
 def _encode_volume(
-    volume: StoredVolume, tokenizer: Exported, spec: TokensSpec, *, store: Path, node: str
+    volume: StoredVolume, tokenizer: Tokenizer, spec: TokensSpec, *, store: Path, node: str
 ) -> None:
     """Encode one volume and write its packed indices."""
-    recipe = recipe_of(tokenizer)
+    recipe = tokenizer.recipe
     encoded = encode_volume(
-        tokenizer.module,
+        tokenizer.model,
         volume.read(),
         window=recipe.window,
         value_range=recipe.range,
         windows_per_batch=spec.windows_per_batch,
     )
     indices = encoded.indices.cpu().numpy()
-    bits = int(tokenizer.module.quantizer.bits)
+    bits = tokenizer.model.quantizer.bits
     ct3d = {
         "volume": volume.volume,
         "volume_sha256": volume.sha256,
@@ -131,14 +133,6 @@ def _encode_volume(
         "record": volume.array.attributes["ct3d"]["record"],
     }
     write_node(store, node, pack_indices(indices, bits), attributes={"ct3d": ct3d})
-
-
-def recipe_of(model: Exported) -> RecipeSpec:
-    """Return the recipe of volumes a model was trained on, from its preprocessing contract."""
-    try:
-        return RecipeSpec.model_validate(model.contract["recipe"])
-    except (KeyError, ValueError) as error:
-        raise CheckpointError(f"the model's contract holds no recipe: {error}") from error
 
 
 def _encoded(store: Path, node: str) -> dict[str, Any]:
@@ -178,12 +172,12 @@ def read_indices(array: StoredArray) -> NDArray[np.int64]:
 
 
 def collect_tokens(
-    catalog: pd.DataFrame, tables: list[Path]
+    volumes: Sequence[str], tables: Sequence[Path]
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Join the shards' token tables of one split and hold them against the catalog.
 
     Args:
-        catalog: The split's rows of the catalog.
+        volumes: Ids of the split's catalog rows.
         tables: Status tables of its token shards.
 
     Returns:
@@ -202,37 +196,24 @@ def collect_tokens(
                 raise StoreError(f"{store_of(path) / node}: gone; delete {path} and run again")
         frames.append(frame.assign(shard=int(path.stem)))
     table = pd.concat(frames).sort_values("volume").reset_index(drop=True)
-    wanted, found = sorted(catalog["volume"]), table["volume"].tolist()
+    wanted, found = sorted(volumes), table["volume"].tolist()
     if found != wanted:
         odd = sorted(set(wanted) ^ set(found)) or [v for v in found if found.count(v) > 1]
         raise StoreError(
             f"the token tables hold {len(found)} rows, the catalog {len(wanted)}; they differ at "
             f"{odd[0]}; delete the split's token tables and run again"
         )
-    encoded = table[table["status"] == "encoded"]
-    digest = hashlib.sha256("\n".join(encoded["volume"] + " " + encoded["sha256"]).encode())
-    tokens = int(sum(int(np.prod(shape)) for shape in encoded["shape"]))
-    bits = sorted({int(b) for b in encoded["bits"]})
-    rejected = table[table["status"] == "rejected"]["reason"].value_counts()
+    rows = records(table)
+    encoded = [row for row in rows if row["status"] == "encoded"]
+    lines = "\n".join(f"{row['volume']} {row['sha256']}" for row in encoded)
+    bits = sorted({row["bits"] for row in encoded})
+    rejected = Counter(row["reason"] for row in rows if row["status"] == "rejected")
     summary = {
-        "volumes": len(table),
+        "volumes": len(rows),
         "encoded": len(encoded),
-        "rejected": {str(k): int(v) for k, v in sorted(rejected.items())},
-        "tokens": tokens,
+        "rejected": dict(sorted(rejected.items())),
+        "tokens": sum(math.prod(row["shape"]) for row in encoded),
         "bits_per_token": bits[0] if len(bits) == 1 else bits,
-        "digest": digest.hexdigest(),
+        "digest": hashlib.sha256(lines.encode()).hexdigest(),
     }
     return table, summary
-
-
-def load_tokenizer(folder: Path, device: torch.device) -> Exported:
-    """Load a trained tokenizer onto a device.
-
-    Raises:
-        CheckpointError: It is missing, damaged, or not a tokenizer.
-    """
-    model = load_model(folder)
-    if not isinstance(model.spec, CausalTokenizerSpec):
-        raise CheckpointError(f"{folder}: a {model.spec.__class__.__name__}, not a tokenizer")
-    model.module.to(device)
-    return model

@@ -13,12 +13,11 @@ from torch import Tensor
 
 from ct3dlib.cohort.store import StoredVolume
 from ct3dlib.errors import StoreError
-from ct3dlib.inference.encode import recipe_of
+from ct3dlib.inference.loaded import Tokenizer
 from ct3dlib.inference.reconstruct import padding, reconstruct
 from ct3dlib.metrics.codebook import CodeUsage
 from ct3dlib.metrics.distribution import kernel_distance, ms_ssim_diversity
 from ct3dlib.metrics.reconstruction import hu_mae, mean_volume, psnr_db, seam_ratio, ssim
-from ct3dlib.models.exported import Exported
 from ct3dlib.progress import progress
 from ct3dlib.scan.geometry import canonical
 from ct3dlib.scan.intensity import apply_window
@@ -26,7 +25,7 @@ from ct3dlib.scan.nifti import read_nifti
 
 
 def evaluate_tokenizer(
-    tokenizer: Exported,
+    tokenizer: Tokenizer,
     train: Sequence[StoredVolume],
     valid: Sequence[StoredVolume],
     *,
@@ -43,10 +42,10 @@ def evaluate_tokenizer(
     """
     if not valid:
         raise StoreError("no volume of the valid split is stored; see its status tables")
-    recipe = recipe_of(tokenizer)
+    recipe = tokenizer.recipe
     window = recipe.window
-    model = tokenizer.module
-    usage = CodeUsage(2 ** int(model.quantizer.bits))
+    model = tokenizer.model
+    usage = CodeUsage(model.quantizer.codebook_size)
     one_shape = len({v.shape for v in (*train, *valid)}) == 1 and bool(train)
     mean = mean_volume((v.read() for v in train), window=window) if one_shape else None
     volumes: list[dict[str, Any]] = []
@@ -88,7 +87,7 @@ def evaluate_tokenizer(
 
 
 def evaluate_samples(
-    tokenizer: Exported, samples: Sequence[NDArray[np.generic]], valid: Sequence[StoredVolume]
+    tokenizer: Tokenizer, samples: Sequence[NDArray[np.generic]], valid: Sequence[StoredVolume]
 ) -> dict[str, Any]:
     """Return how far samples are from held-out volumes, and from each other.
 
@@ -100,7 +99,7 @@ def evaluate_samples(
         samples: HU, D H W.
         valid: Held-out volumes of the same recipe.
     """
-    recipe = recipe_of(tokenizer)
+    recipe = tokenizer.recipe
     real = torch.stack([latent_features(tokenizer, v.read()) for v in valid])
     drawn = torch.stack([latent_features(tokenizer, s) for s in samples])
     smaller = min(len(real), len(drawn))
@@ -121,10 +120,10 @@ def evaluate_samples(
 
 
 @torch.inference_mode()
-def latent_features(tokenizer: Exported, hu: NDArray[np.generic]) -> Float[Tensor, " F"]:
+def latent_features(tokenizer: Tokenizer, hu: NDArray[np.generic]) -> Float[Tensor, " F"]:
     """Return mean and deviation of each latent channel of a volume."""
-    recipe = recipe_of(tokenizer)
-    model = tokenizer.module
+    recipe = tokenizer.recipe
+    model = tokenizer.model
     pad = padding(hu.shape, model.spec.downsampling)
     filled = np.pad(hu, [(0, n) for n in pad], constant_values=recipe.window[0])
     values = torch.from_numpy(apply_window(filled, recipe.window, onto=recipe.range))

@@ -58,7 +58,7 @@ def evaluate_regions(
     }
 
 
-def _on_grid(path: Path, volume: StoredVolume) -> NDArray[np.generic]:
+def _on_grid(path: Path, volume: StoredVolume) -> NDArray[np.uint8]:
     """Return a true mask on the grid of a stored volume.
 
     The mask lies on the scan's voxels; where they are in the patient is what the record says, as
@@ -71,6 +71,5 @@ def _on_grid(path: Path, volume: StoredVolume) -> NDArray[np.generic]:
     if truth.shape != grid.shape:
         raise StoreError(f"{path}: shape {truth.shape} is not that of its scan, {grid.shape}")
     on_scan = Volume(truth.array, grid.affine)
-    return resample_to(
-        on_scan, affine=volume.affine, shape=volume.shape, fill=0, nearest=True
-    ).array
+    found = resample_to(on_scan, affine=volume.affine, shape=volume.shape, fill=0, nearest=True)
+    return found.array.astype(np.uint8)

@@ -1,25 +1,23 @@
 """Volumes drawn from a trained token transformer."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
-from ct3dlib.config import SamplesSpec, Shape
+from ct3dlib.config import SamplesSpec
 from ct3dlib.errors import CheckpointError
-from ct3dlib.inference.encode import recipe_of
+from ct3dlib.inference.loaded import Tokenizer, Transformer
 from ct3dlib.inference.reconstruct import decode_indices
 from ct3dlib.inference.sampler import Prompt, sample_indices, sample_seeds
-from ct3dlib.models.exported import Exported
 from ct3dlib.progress import progress
 from ct3dlib.scan.nifti import write_nifti
 from ct3dlib.scan.volume import Volume
 
 
 def generate_samples(
-    model: Exported, tokenizer: Exported, spec: SamplesSpec, *, folder: Path
+    model: Transformer, tokenizer: Tokenizer, spec: SamplesSpec, *, folder: Path
 ) -> pd.DataFrame:
     """Draw volumes and write them as NIfTI in HU on the grid of the training volumes.
 
@@ -36,49 +34,41 @@ def generate_samples(
         CheckpointError: The transformer learnt another tokenizer's indices.
         ValueError: A label is unknown to the model.
     """
-    contract = model.contract
-    if contract["tokenizer_sha256"] != tokenizer.sha256:
+    if model.tokenizer_sha256 != tokenizer.sha256:
         raise CheckpointError(
             "the transformer learnt the indices of another tokenizer; train it again, or give the "
             "tokenizer it was trained with"
         )
-    recipe = recipe_of(tokenizer)
+    recipe = tokenizer.recipe
     rows = []
     folder.mkdir(parents=True, exist_ok=True)
     seeds = sample_seeds(spec.seed, spec.num_samples)
     for i, seed in enumerate(progress(seeds, name="samples", unit="sample")):
         label = spec.labels[i % len(spec.labels)] if spec.labels else ""
         prompt = label_prompt(model, label, seed=seed)
-        grid = _shape(contract["grid"])
-        indices = sample_indices(model.module, prompt, grid=grid, spec=spec)
+        indices = sample_indices(model.model, prompt, grid=model.grid, spec=spec)
         hu = decode_indices(
-            tokenizer.module,
+            tokenizer.model,
             indices[0],
-            shape=_shape(contract["volume_shape"]),
+            shape=model.volume_shape,
             window=recipe.window,
             value_range=recipe.range,
         )
         path = folder / f"sample_{i:04d}.nii.gz"
         array = np.clip(np.rint(hu), -1024, 3071).astype(np.int16)
-        write_nifti(path, Volume(array, np.array(contract["affine"])))
+        write_nifti(path, Volume(array, model.affine))
         rows.append({"sample": i, "file": path.name, "label": label, "seed": seed})
     return pd.DataFrame(rows)
 
 
-def label_prompt(model: Exported, label: str, *, seed: int) -> Prompt:
+def label_prompt(model: Transformer, label: str, *, seed: int) -> Prompt:
     """Return what is asked of one sample: a single finding, or nothing where `label` is empty.
 
     Raises:
         ValueError: The model does not know the label.
     """
-    names = list(model.contract["labels"])
+    names = model.labels
     if label and names and label not in names:
         raise ValueError(f"label {label!r} is unknown to this model; it knows {', '.join(names)}")
     wanted = torch.tensor([[float(name == label) for name in names]]).reshape(1, len(names))
     return Prompt([seed], wanted, torch.tensor([bool(label and names)]))
-
-
-def _shape(values: Any) -> Shape:
-    """Return three whole numbers of a contract as a shape."""
-    depth, height, width = (int(n) for n in values)
-    return depth, height, width

@@ -29,7 +29,7 @@ GAS_ML = 3.0
 def find_cavity(scan: Scan, body: Mask, bones: Mask) -> Mask:
     """Return what lies inside the rib cage, and deeper than 22 mm under the skin."""
     cage = hull_slices(bones) & body
-    return erode(cage, 9, scan.spacing) | erode(body, 22, scan.spacing)
+    return erode(cage, 9.0, scan.spacing) | erode(body, 22.0, scan.spacing)
 
 
 def find_liver(scan: Scan, cavity: Mask, spine: Spine) -> Mask:
@@ -43,14 +43,14 @@ def find_liver(scan: Scan, cavity: Mask, spine: Spine) -> Mask:
     left, _ = _around(scan, spine)
     hu = smooth(scan)
     soft = cavity & (hu > LIVER_HU[0]) & (hu < LIVER_HU[1])
-    core = largest(opening(soft & (left < -25), 12, scan.spacing), scan.voxels(LIVER_ML / 4))
+    core = largest(opening(soft & (left < -25), 12.0, scan.spacing), scan.voxels(LIVER_ML / 4))
     if not core.any():
         return scan.empty
     level = float(np.median(hu[core]))
     even = cavity & (np.abs(hu - level) < SAME_HU) & (left < 65)
-    liver = largest(opening(even, 8, scan.spacing), scan.voxels(LIVER_ML))
-    rim = dilate(liver, 6, scan.spacing) & (np.abs(scan.hu - level) < 2 * SAME_HU)
-    return closing(liver | rim, 4, scan.spacing) & cavity
+    liver = largest(opening(even, 8.0, scan.spacing), scan.voxels(LIVER_ML))
+    rim = dilate(liver, 6.0, scan.spacing) & (np.abs(scan.hu - level) < 2 * SAME_HU)
+    return closing(liver | rim, 4.0, scan.spacing) & cavity
 
 
 def find_spleen(scan: Scan, cavity: Mask, spine: Spine) -> Mask:
@@ -58,7 +58,7 @@ def find_spleen(scan: Scan, cavity: Mask, spine: Spine) -> Mask:
     left, front = _around(scan, spine)
     hu = smooth(scan)
     soft = cavity & (hu > SPLEEN_HU[0]) & (hu < SPLEEN_HU[1]) & (left > 35) & (front < 75)
-    return largest(opening(soft, 9, scan.spacing), scan.voxels(SPLEEN_ML))
+    return largest(opening(soft, 9.0, scan.spacing), scan.voxels(SPLEEN_ML))
 
 
 def find_bowel(scan: Scan, cavity: Mask) -> Mask:
@@ -67,7 +67,7 @@ def find_bowel(scan: Scan, cavity: Mask) -> Mask:
     for part in components(cavity & (scan.hu < GAS_HU), scan.voxels(GAS_ML)):
         if np.quantile(scan.hu[part], 0.1) < PURE_GAS_HU:
             gas |= part
-    return dilate(gas, 6, scan.spacing) & cavity
+    return dilate(gas, 6.0, scan.spacing) & cavity
 
 
 def _around(scan: Scan, spine: Spine) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -63,8 +63,8 @@ def find_spine(scan: Scan, body: Mask) -> Spine:
     behind, aside = h - row[:, None, None], np.abs(w - column[:, None, None])
     box = (aside < 28) & (behind > -38) & (behind < 50)
     bone = (scan.hu > BONE_HU) & body & box
-    solid = fill_slices(closing(bone, 5, scan.spacing)) & box & body
-    parts = components(opening(solid, 3, scan.spacing), scan.voxels(SPINE_ML))
+    solid = fill_slices(closing(bone, 5.0, scan.spacing)) & box & body
+    parts = components(opening(solid, 3.0, scan.spacing), scan.voxels(SPINE_ML))
     return Spine(np.logical_or.reduce([scan.empty, *parts]), row, column)
 
 

@@ -41,8 +41,8 @@ class Lungs:
 
 def find_body(scan: Scan) -> Mask:
     """Return the patient without the table, air inside included."""
-    solid = opening(scan.hu > SOFT_HU, 6, scan.spacing)
-    return fill_slices(largest(solid, scan.voxels(50)))
+    solid = opening(scan.hu > SOFT_HU, 6.0, scan.spacing)
+    return fill_slices(largest(solid, scan.voxels(50.0)))
 
 
 def find_airway(scan: Scan, body: Mask) -> Mask:
@@ -55,7 +55,7 @@ def find_airway(scan: Scan, body: Mask) -> Mask:
         for threshold in AIRWAY_HU:
             gas = (scan.hu < threshold) & body
             tree = grow(seed, gas)
-            ml = tree.sum() / scan.voxels(1)
+            ml = tree.sum() / scan.voxels(1.0)
             height = np.ptp(np.nonzero(tree)[0]) * scan.spacing[0] if tree.any() else 0
             if ml < AIRWAY_ML[0] or height < 40:
                 break
@@ -91,9 +91,7 @@ def find_lungs(scan: Scan, body: Mask, airway: Mask) -> Lungs:
     """Return both lungs: the largest air spaces in the body that are not airway or bowel gas."""
     air = (scan.hu < LUNG_HU) & body & ~dilate(airway, 1.1 * scan.voxel, scan.spacing)
     parts = [
-        part
-        for part in components(air, scan.voxels(LUNG_ML))[:4]
-        if np.median(scan.hu[erode(part, 1.1 * scan.voxel, scan.spacing)]) > GAS_HU
+        part for part in components(air, scan.voxels(LUNG_ML))[:4] if _core_hu(scan, part) > GAS_HU
     ][:2]
     if len(parts) == 1:
         parts = _split(parts[0], scan)
@@ -107,14 +105,20 @@ def find_lungs(scan: Scan, body: Mask, airway: Mask) -> Lungs:
     else:
         return Lungs(scan.empty, scan.empty)
     right, left = (
-        fill_slices(closing(lung, 9, scan.spacing)) & body & ~airway for lung in (right, left)
+        fill_slices(closing(lung, 9.0, scan.spacing)) & body & ~airway for lung in (right, left)
     )
     return Lungs(right, left & ~right)
 
 
+def _core_hu(scan: Scan, part: Mask) -> float:
+    """Return the median HU of an air space away from its surface."""
+    core = erode(part, 1.1 * scan.voxel, scan.spacing)
+    return float(np.median(scan.hu[core if core.any() else part]))
+
+
 def _split(fused: Mask, scan: Scan) -> list[Mask]:
     """Return two lungs that touch, cut where an erosion first parts them; else the one lung."""
-    for radius in (3, 5, 8, 11, 14):
+    for radius in (3.0, 5.0, 8.0, 11.0, 14.0):
         cores = components(erode(fused, radius, scan.spacing), scan.voxels(LUNG_ML / 3))[:2]
         if len(cores) == 2:
             near = distance_to(cores[0], scan.spacing) <= distance_to(cores[1], scan.spacing)

@@ -138,7 +138,7 @@ def _paint_trunk(canvas: Canvas, thorax: Thorax) -> None:
     canvas.paint("thyroid", find_thyroid(thorax, canvas.taken))
     bones = np.isin(canvas.labels, (region_id("spine"), region_id("ribs_chest_wall")))
     cavity = find_cavity(scan, thorax.body, bones) & (height < thorax.floor + DOME)
-    _paint_abdomen(canvas, scan, cavity & ~dilate(heart, 3, scan.spacing), thorax.spine)
+    _paint_abdomen(canvas, scan, cavity & ~dilate(heart, 3.0, scan.spacing), thorax.spine)
     canvas.paint("pericardium", dilate(heart, PERICARDIUM, scan.spacing) & thorax.between)
     _, front, left = thorax.axes
     inner = (height > thorax.floor) & (front > 5) & (np.abs(left) < 65)

@@ -86,7 +86,7 @@ class Thorax:
         lung = right if right.any() else self.lungs
         base = np.where(lung, height, np.inf).min(axis=0)
         outline = lung.max(axis=0)
-        inner = erode(outline[None], 20, (1.0, *self.scan.spacing[1:]))[0]
+        inner = erode(outline[None], 20.0, (1.0, *self.scan.spacing[1:]))[0]
         return float(np.median(base[inner if inner.any() else outline])) - SAG
 
     @cached_property
@@ -123,7 +123,7 @@ def find_aorta(thorax: Thorax) -> Mask:
     for d in np.flatnonzero((above > 12) & (above < 30)):
         for share in np.linspace(0, 1, 13):
             centre = down.path[d] * (1 - share) + up.path[d] * share
-            mask[d] |= disc(centre, 11, shape[1:], spacing)
+            mask[d] |= disc(centre, 11.0, shape[1:], spacing)
     contrast = thorax.spine.mask & (thorax.scan.hu > 150) & (front > 12)
     mask &= (thorax.softness > 0.5) | contrast
     return largest(mask, thorax.scan.voxels(AORTA_ML))
@@ -144,7 +144,7 @@ def find_oesophagus(thorax: Thorax, aorta: Mask) -> Mask:
     tube = find_tube(thorax.softness, OESOPHAGUS_RADII, window=window, spacing=spacing)
     mask = np.stack([disc(centre, 8.5, shape[1:], spacing) for centre in tube.path])
     mask &= (thorax.softness > 0.4) & ~aorta & beside
-    parts = components(mask, thorax.scan.voxels(1))
+    parts = components(mask, thorax.scan.voxels(1.0))
     oesophagus = np.logical_or.reduce([thorax.scan.empty, *parts])
     return oesophagus if mask.sum() > thorax.scan.voxels(OESOPHAGUS_ML) else thorax.scan.empty
 
@@ -157,10 +157,10 @@ def find_heart(thorax: Thorax, aorta: Mask) -> Mask:
     """
     scan = thorax.scan
     above, front, left = thorax.axes
-    solid = thorax.between & (scan.hu > -20) & ~dilate(aorta, 2, scan.spacing)
+    solid = thorax.between & (scan.hu > -20) & ~dilate(aorta, 2.0, scan.spacing)
     solid &= (front > 28) & (above < -18) & (left > -45) & (left < 120)
     solid &= scan.millimetres()[0] > thorax.floor
-    return largest(opening(solid, 14, scan.spacing), scan.voxels(HEART_ML))
+    return largest(opening(solid, 14.0, scan.spacing), scan.voxels(HEART_ML))
 
 
 def find_vessels(thorax: Thorax, taken: Mask) -> Mask:
@@ -169,7 +169,7 @@ def find_vessels(thorax: Thorax, taken: Mask) -> Mask:
     above, front, left = thorax.axes
     place = (above > -45) & (above < 75) & (front > 15) & (np.abs(left) < 60)
     solid = thorax.between & (scan.hu > 10) & place & ~taken
-    parts = components(opening(solid, 4, scan.spacing), scan.voxels(2))
+    parts = components(opening(solid, 4.0, scan.spacing), scan.voxels(2.0))
     vessels = np.logical_or.reduce([scan.empty, *parts])
     return vessels if vessels.sum() > scan.voxels(VESSELS_ML) else scan.empty
 
@@ -180,8 +180,8 @@ def find_thyroid(thorax: Thorax, taken: Mask) -> Mask:
     top = occupied(thorax.lungs)[-1]
     height = scan.millimetres()[0] - top * scan.spacing[0]
     bright = (scan.hu > THYROID_HU[0]) & (scan.hu < THYROID_HU[1]) & ~taken & (height > -25)
-    bright &= dilate(thorax.airway, 22, scan.spacing) & (thorax.axes[1] > 25)
-    parts = components(bright, scan.voxels(1))[:2]
+    bright &= dilate(thorax.airway, 22.0, scan.spacing) & (thorax.axes[1] > 25)
+    parts = components(bright, scan.voxels(1.0))[:2]
     thyroid = np.logical_or.reduce([scan.empty, *parts])
     low, high = (scan.voxels(ml) for ml in THYROID_ML)
     return thyroid if low < thyroid.sum() < high else scan.empty

@@ -82,7 +82,7 @@ def segment_shard(volumes: Path, spec: RegionsSpec, *, code: str, status: Path) 
         frame = pd.DataFrame(done, columns=list(COLUMNS)).astype(COLUMNS)
         write_table(frame, status)
         prune(store, set(frame["node"]))
-    logger.info("%s: %s segmented", status, int((frame["status"] == "stored").sum()))
+    logger.info("%s: %s segmented", status, sum(row["status"] == "stored" for row in done))
     return frame
 
 

@@ -23,7 +23,7 @@ class Tube:
     """
 
     path: NDArray[np.int64]
-    radius: NDArray[np.float32]
+    radius: NDArray[np.float64]
     score: NDArray[np.float32]
 
 
@@ -60,7 +60,7 @@ def roundness(
     rows: slice,
     columns: slice,
     spacing: Spacing,
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     """Return how much fuller a disc is than the ring around it, and its radius, in a window.
 
     The score is the mean of the disc less that of the ring, the largest over the radii.
@@ -79,7 +79,7 @@ def roundness(
         kernel = kernel[None].astype(np.float32)  # symmetric: convolution is correlation
         scores.append(signal.fftconvolve(near, kernel, "valid", axes=(1, 2)))
     stack = np.stack(scores)
-    return stack.max(axis=0), np.asarray(radii, np.float32)[stack.argmax(axis=0)]
+    return stack.max(axis=0), np.asarray(radii, np.float64)[stack.argmax(axis=0)]
 
 
 def paint_tube(tube: Tube, shape: tuple[int, ...], spacing: Spacing) -> Mask:
@@ -87,7 +87,7 @@ def paint_tube(tube: Tube, shape: tuple[int, ...], spacing: Spacing) -> Mask:
     mask = np.zeros(shape, bool)
     smooth = ndimage.uniform_filter1d(tube.score, 5, mode="nearest")
     for d in np.flatnonzero(smooth > ROUND):
-        mask[d] = disc(tube.path[d], tube.radius[d] + spacing[1] / 2, shape[1:], spacing)
+        mask[d] = disc(tube.path[d], float(tube.radius[d]) + spacing[1] / 2, shape[1:], spacing)
     return mask
 
 

@@ -1,6 +1,8 @@
 """The report of a finished run: what went in, what came out, how good it is, what was rejected."""
 
 import json
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +16,8 @@ from ct3dlib.cohort.store import StoredVolume, read_status, records, stored_volu
 from ct3dlib.config import ReportSpec
 from ct3dlib.inference.decode import decode_volume, find_tokens
 from ct3dlib.inference.evaluate import read_samples
+from ct3dlib.inference.loaded import Tokenizer
 from ct3dlib.metrics.reconstruction import psnr_db
-from ct3dlib.models.exported import Exported
 from ct3dlib.regions.label_map import COLORS, REGIONS
 from ct3dlib.report.curves import curves, read_metrics
 from ct3dlib.report.graph import pipeline
@@ -71,7 +73,7 @@ class Inputs:
     runs: Path
 
 
-def build_report(inputs: Inputs, tokenizer: Exported, spec: ReportSpec) -> str:
+def build_report(inputs: Inputs, tokenizer: Tokenizer, spec: ReportSpec) -> str:
     """Return the report as one HTML page.
 
     Raises:
@@ -102,14 +104,13 @@ def _overview(
     tokens: Mapping[str, pd.DataFrame],
     metrics: Mapping[str, Any],
 ) -> Section:
-    stored = int((status["status"] == "stored").sum())
-    joined = pd.concat(tokens.values())
-    encoded = joined[joined["status"] == "encoded"]
-    num_tokens = int(sum(int(np.prod(shape)) for shape in encoded["shape"]))
+    stored = sum(row["status"] == "stored" for row in records(status))
+    joined = records(pd.concat(tokens.values()))
+    num_tokens = sum(math.prod(row["shape"]) for row in joined if row["status"] == "encoded")
     best = {name: m["valid"] for name, m in metrics["reconstruction"].items()}
     name, valid = next(iter(best.items()))
     gain = _gain(valid)
-    counts = catalog["split"].value_counts()
+    counts = Counter(row["split"] for row in records(catalog))
     drawing = pipeline(
         [
             ("raw scans", f"{len(catalog)} series"),
@@ -130,7 +131,7 @@ def _overview(
         Stat("" if gain is None else f"{gain:+.2f} dB", "above the mean volume"),
         Stat(f"{valid['code_usage']:.0%}", "code usage"),
     ]
-    text = ", ".join(f"{split}: {int(counts.get(split, 0))} series" for split in tokens)
+    text = ", ".join(f"{split}: {counts[split]} series" for split in tokens)
     return Section("Overview", (Stats(tuple(stats)), Drawing(drawing, f"The graph. {text}.")))
 
 
@@ -157,7 +158,7 @@ def _inputs(examples: Sequence[StoredVolume], regions: Sequence[StoredVolume]) -
 
 
 def _reconstructions(
-    examples: Sequence[StoredVolume], inputs: Inputs, tokenizer: Exported
+    examples: Sequence[StoredVolume], inputs: Inputs, tokenizer: Tokenizer
 ) -> Section:
     blocks: list[Block] = [
         Text(
@@ -246,11 +247,18 @@ def _measures(metrics: Mapping[str, Any]) -> Section:
 
 
 def _rejected(status: pd.DataFrame, catalog: pd.DataFrame) -> Section:
-    rejected = status[status["status"] == "rejected"][["volume", "reason", "message"]]
-    split = catalog.set_index("volume")["split"]
-    frame = rejected.assign(split=rejected["volume"].map(split))
-    if frame.empty:
+    splits = {row["volume"]: row["split"] for row in records(catalog)}
+    rejected = [row for row in records(status) if row["status"] == "rejected"]
+    if not rejected:
         return Section("Rejected volumes", (Text("None: every series found was stored."),))
+    frame = pd.DataFrame(
+        {
+            "volume": [row["volume"] for row in rejected],
+            "split": [splits[row["volume"]] for row in rejected],
+            "reason": [row["reason"] for row in rejected],
+            "what was found, and the way out": [row["message"] for row in rejected],
+        }
+    )
     caption = f"{len(frame)} of {len(status)} series could not be used; nothing else was lost."
     return Section("Rejected volumes", (Table(frame, caption),))
 

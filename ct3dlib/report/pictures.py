@@ -15,7 +15,7 @@ from scipy.ndimage import zoom
 
 from ct3dlib.regions.label_map import COLORS
 
-Picture = UInt8[np.ndarray, "H W 3"]
+Picture = UInt8[np.ndarray, "_ _ 3"]  # pictures of one call differ in size
 SOFT = (-160.0, 240.0)
 WIDE = (-1000.0, 1000.0)
 LUNG = (-1350.0, 150.0)
@@ -63,10 +63,10 @@ def difference(
     at: tuple[float, float, float] = (0.5, 0.5, 0.5),
     scale: float = 500.0,
 ) -> Picture:
-    """Return the planes of `second - first`: blue is lower, red is higher, white +-`scale` HU."""
+    """Return the planes of `second - first`: red is higher, blue lower, full at `scale` HU."""
     error = np.clip((second.astype(np.float32) - first) / scale, -1, 1)
-    high = planes(np.maximum(error, 0), spacing, window=(0, 1), at=at)[..., 0]
-    low = planes(np.maximum(-error, 0), spacing, window=(0, 1), at=at)[..., 0]
+    high = planes(np.maximum(error, 0), spacing, window=(0.0, 1.0), at=at)[..., 0]
+    low = planes(np.maximum(-error, 0), spacing, window=(0.0, 1.0), at=at)[..., 0]
     return np.stack([high, np.minimum(high, low), low], axis=-1)
 
 
@@ -100,7 +100,7 @@ def _scaled(
 ) -> Num[np.ndarray, "h w"]:
     """Return a slice at PIXEL_MM a pixel."""
     factors = [s / PIXEL_MM for s in size]
-    return zoom(shown, factors, order=order, mode="nearest", grid_mode=True)
+    return np.asarray(zoom(shown, factors, order=order, mode="nearest", grid_mode=True))
 
 
 def _blended(

@@ -31,7 +31,7 @@ class TokenItems(Items):
     """
 
     def __init__(self, tables: Sequence[Path], catalog: pd.DataFrame) -> None:
-        labels = {row["volume"]: row["labels"] for row in records(catalog[["volume", "labels"]])}
+        labels = {row["volume"]: row["labels"] for row in records(catalog)}
         self._arrays: list[StoredArray] = []
         self._labels: list[list[int] | None] = []
         grids: dict[Shape, str] = {}

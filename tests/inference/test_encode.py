@@ -10,7 +10,8 @@ from ct3dlib.cohort.verify import verify_table
 from ct3dlib.config import CausalTokenizerSpec, RecipeSpec, TokensSpec
 from ct3dlib.errors import CheckpointError, StoreError
 from ct3dlib.inference.decode import decode_volume, find_tokenizer, find_tokens
-from ct3dlib.inference.encode import collect_tokens, encode_shard, load_tokenizer, read_indices
+from ct3dlib.inference.encode import collect_tokens, encode_shard, read_indices
+from ct3dlib.inference.loaded import load_tokenizer
 from ct3dlib.inference.reconstruct import encode_volume
 from ct3dlib.models import build_model
 from ct3dlib.models.exported import save_model
@@ -25,6 +26,7 @@ TINY = CausalTokenizerSpec(
     norm_groups=2,
 )
 RECIPE = RecipeSpec(min_slices=2)
+CPU = torch.device("cpu")
 SPEC = TokensSpec(tokenizer="lfq", windows_per_batch=3)
 
 
@@ -34,7 +36,7 @@ def tokenizer(tmp_path):
     contract = {"recipe": RECIPE.model_dump(mode="json")}
     folder = tmp_path / "models/lfq"
     save_model(folder, build_model(TINY), spec=TINY, contract=contract, training={})
-    return load_tokenizer(folder, torch.device("cpu"))
+    return load_tokenizer(folder, CPU)
 
 
 @pytest.fixture
@@ -66,7 +68,7 @@ def test_stored_indices_are_those_of_the_model(volumes, tokenizer, tmp_path):
     assert frame["stage"].tolist() == ["", "", "volumes"]
     volume = stored_volumes([volumes])[0]
     wanted = encode_volume(
-        tokenizer.module,
+        tokenizer.model,
         volume.read(),
         window=RECIPE.window,
         value_range=RECIPE.range,
@@ -95,7 +97,7 @@ def test_decoding_returns_to_the_scans_grid(volumes, tokenizer, tmp_path):
     status = tmp_path / "tokens/valid/0000.parquet"
     encode_shard(volumes, tokenizer, SPEC, code="1", status=status)
     array = find_tokens(status, "b")
-    found = find_tokenizer(tmp_path / "models", array)
+    found = find_tokenizer(tmp_path / "models", array, CPU)
     decoded = decode_volume(array, found)
     assert decoded.shape == (7, 10, 12)
     assert decoded.array.dtype == np.int16
@@ -110,20 +112,20 @@ def test_what_cannot_be_decoded_is_said(volumes, tokenizer, tmp_path):
     with pytest.raises(StoreError, match="c: was rejected at volumes, NAN_VOXELS: c: NaN"):
         find_tokens(status, "c")
     with pytest.raises(CheckpointError, match="no model here has the weights"):
-        find_tokenizer(tmp_path, find_tokens(status, "a"))
+        find_tokenizer(tmp_path, find_tokens(status, "a"), CPU)
 
 
 def test_the_splits_table_has_one_row_per_catalog_row(volumes, tokenizer, tmp_path):
     status = tmp_path / "tokens/valid/0000.parquet"
     encode_shard(volumes, tokenizer, SPEC, code="1", status=status)
-    catalog = pd.DataFrame({"volume": ["c", "a", "b"]})
+    catalog = ["c", "a", "b"]
     table, summary = collect_tokens(catalog, [status])
     assert table["volume"].tolist() == ["a", "b", "c"]
     assert summary["encoded"] == 2
     assert summary["rejected"] == {"NAN_VOXELS": 1}
     assert summary["bits_per_token"] == 18
     with pytest.raises(StoreError, match="differ at d"):
-        collect_tokens(pd.DataFrame({"volume": ["a", "b", "c", "d"]}), [status])
+        collect_tokens(["a", "b", "c", "d"], [status])
     with pytest.raises(StoreError, match="differ at a"):
         collect_tokens(catalog, [status, status])
     node = next((tmp_path / "tokens/valid/0000.zarr").glob("a@*"))

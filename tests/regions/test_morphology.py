@@ -58,7 +58,7 @@ def test_erode_keeps_a_face_that_the_volume_cuts():
 
 def test_empty_masks_stay_empty():
     nothing = np.zeros((3, 4, 5), bool)
-    for result in (dilate(nothing, 5, SPACING), erode(nothing, 5, SPACING), largest(nothing)):
+    for result in (dilate(nothing, 5.0, SPACING), erode(nothing, 5.0, SPACING), largest(nothing)):
         assert not result.any()
     assert components(nothing) == []
 
@@ -113,7 +113,7 @@ def test_hull_is_that_of_a_triangulation():
         inside = Delaunay(np.argwhere(plane)).find_simplex(grid) >= 0
         theirs = inside.reshape(plane.shape)
         assert not (theirs & ~ours).any()
-        assert (ours & ~theirs).sum() <= 0.03 * theirs.sum()
+        assert (ours & ~theirs).sum() <= 0.05 * theirs.sum()
     assert not hull[2].any()
 
 

@@ -57,7 +57,7 @@ def test_labels_go_back_to_the_cells_that_cover_them():
 def test_scan_measures():
     scan = Scan(np.zeros((2, 3, 4), np.float32), (2.0, 2.5, 1.6))
     assert scan.voxel == pytest.approx(2.0)
-    assert scan.voxels(1) == 125
+    assert scan.voxels(1.0) == 125
     assert scan.voxels(1e-9) == 1
     d, h, w = scan.millimetres()
     assert d.ravel().tolist() == [1.0, 3.0]
