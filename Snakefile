@@ -23,6 +23,7 @@ rule all:
     input:
         "results/report.html",
         expand("tokens/{split}.done", split=SPLITS),
+        status_tables(f"data/regions/{CONFIG.regions.recipe}/{{split}}/{{shard}}.parquet", SPLITS),
     localrule: True
 
 

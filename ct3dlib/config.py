@@ -263,6 +263,7 @@ class TokenizerLossSpec(Spec):
     """Weights of the tokenizer's loss terms."""
 
     l1: NonNegativeFloat = 5.0
+    l2: NonNegativeFloat = 0.0
     entropy: NonNegativeFloat = Field(default=0.1, description="Weight once the warm-up is over.")
     entropy_start: NonNegativeFloat = Field(default=0.3, description="Weight at step 0.")
     entropy_warmup_steps: NonNegativeInt = 2000

@@ -52,17 +52,20 @@ class TokenizerObjective(Objective):
         weights, volumes = self.spec.loss, batch["volume"]
         result = self.model(volumes)
         l1 = absolute_error(result.volumes, volumes)
+        l2 = squared_error(result.volumes, volumes)
         sure = sample_entropy(result.latents, sharpness=weights.sharpness)
         shares = code_probabilities(result.latents, sharpness=weights.sharpness)
         diverse = batch_entropy([self._of_batch(p) for p in shares])
         committed = commitment(result.latents, result.quantized.codes)
         loss = (
             weights.l1 * l1
+            + weights.l2 * l2
             + self.entropy_weight(batch["step"]) * (sure - weights.diversity * diverse)
             + weights.commitment * committed
         )
         metrics = {
             "l1": l1,
+            "l2": l2,
             "psnr_db": self._psnr_db(result.volumes, volumes),
             "sample_entropy": sure,
             "batch_entropy": diverse,

@@ -24,7 +24,7 @@ def appears(
 
 
 def steps_running(folder: Path) -> list[int]:
-    """Return the processes of steps that work in a folder."""
+    """Return the Python processes that work in a folder: steps and their workers."""
     found = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
@@ -34,7 +34,7 @@ def steps_running(folder: Path) -> list[int]:
             where = (entry / "cwd").readlink()
         except OSError:
             continue
-        if b"workflow_scripts." in command and where == folder:
+        if b"python" in command.split(b"\0")[0] and where == folder:
             found.append(int(entry.name))
     return found
 
