@@ -31,7 +31,7 @@ fast: $(VENV)/.dev  ## unit tests only
 coverage: $(VENV)/.dev  ## line coverage of the unit tests, in htmlcov/
 	$(BIN)/python -m pytest -n 2 -m "not workflow and not slurm" --cov --cov-report=term --cov-report=html
 
-schema: $(VENV)/.dev  ## write config.schema.json from ct3dlib/config.py
+schema: $(VENV)/.dev  ## write config.schema.json from ct3dlib/config/
 	$(BIN)/python -m pytest tests/test_config.py -k schema --update-golden
 
 golden: $(VENV)/.dev  ## accept new golden values; say why in the commit

@@ -7,22 +7,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pandas as pd
-from filelock import FileLock
 
-from ct3dlib.cohort.attempts import Attempts
-from ct3dlib.cohort.store import (
-    create_store,
-    has_node,
-    key_of,
-    prune,
-    records,
-    store_of,
-    write_node,
-    write_table,
-)
+from ct3dlib.cohort.stage import OpenShard, Row, fill_shard
+from ct3dlib.cohort.store import key_of, records, write_node
 from ct3dlib.config import RecipeSpec
 from ct3dlib.errors import VolumeError
-from ct3dlib.progress import progress
 from ct3dlib.scan.dicom import read_dicom
 from ct3dlib.scan.intensity import to_hu
 from ct3dlib.scan.nifti import read_nifti
@@ -69,32 +58,14 @@ def store_shard(
     Raises:
         StoreError: The store holds something else, or does not read back what was written.
     """
-    store = store_of(status)
-    store.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(store.with_name(f"{store.name}.lock")):
-        create_store(store, "volumes")
-        attempts = Attempts(status.with_suffix(".attempts.json"))
-        done = [
-            _store_row(row, root, recipe=recipe, code=code, store=store, attempts=attempts)
-            for row in progress(records(rows), name=f"volumes {status.stem}", unit="volume")
-        ]
-        frame = pd.DataFrame(done, columns=list(COLUMNS)).astype(COLUMNS)
-        write_table(frame, status)
-        prune(store, set(frame["node"]))
-    rejected = sum(row["status"] == "rejected" for row in done)
-    logger.info("%s: %s stored, %s rejected", status, len(done) - rejected, rejected)
-    return frame
+
+    def make_row(row: Row, shard: OpenShard) -> Row:
+        return _store_row(row, root, recipe=recipe, code=code, shard=shard)
+
+    return fill_shard(records(rows), make_row, status=status, kind="volumes", columns=COLUMNS)
 
 
-def _store_row(
-    row: Mapping[str, Any],
-    root: Path,
-    *,
-    recipe: RecipeSpec,
-    code: str,
-    store: Path,
-    attempts: Attempts,
-) -> dict[str, Any]:
+def _store_row(row: Row, root: Path, *, recipe: RecipeSpec, code: str, shard: OpenShard) -> Row:
     """Return the status row of one series, stored or rejected."""
     volume = row["volume"]
     key = key_of({k: row[k] for k in _PROVENANCE}, recipe.model_dump(mode="json"), code)
@@ -102,10 +73,12 @@ def _store_row(
     try:
         if row["problem"]:
             raise VolumeError(row["problem"], row["problem_message"])
-        if not has_node(store, node):
-            with attempts.guard(volume):
-                _store_volume(row, root, recipe=recipe, store=store, node=node)
-        return _status_row(volume, store, node)
+        shard.ensure(
+            volume,
+            node,
+            lambda: _store_volume(row, root, recipe=recipe, store=shard.store, node=node),
+        )
+        return _status_row(volume, shard.store, node)
     except VolumeError as error:
         logger.warning("%s: rejected, %s: %s", volume, error.reason, error)
         empty = dict.fromkeys(COLUMNS, "")
@@ -121,9 +94,7 @@ def _store_row(
         }
 
 
-def _store_volume(
-    row: Mapping[str, Any], root: Path, *, recipe: RecipeSpec, store: Path, node: str
-) -> None:
+def _store_volume(row: Row, root: Path, *, recipe: RecipeSpec, store: Path, node: str) -> None:
     """Read, rescale, normalise and write one series."""
     reading = read_series(row, root)
     hu = to_hu(reading, slope=row["slope"], intercept=row["intercept"], state=recipe.hu_state)
@@ -173,7 +144,7 @@ def _multiscales(name: str, spacing: list[float]) -> dict[str, Any]:
     return {"version": "0.5", "multiscales": [{"name": name, "axes": axes, "datasets": [level]}]}
 
 
-def _status_row(volume: str, store: Path, node: str) -> dict[str, Any]:
+def _status_row(volume: str, store: Path, node: str) -> Row:
     """Return the row of a stored volume from what stands in the store."""
     group = json.loads((store / node / "zarr.json").read_text())["attributes"]
     shape = json.loads((store / node / "0" / "zarr.json").read_text())["shape"]

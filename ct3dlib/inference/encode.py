@@ -1,7 +1,6 @@
 """Whole-dataset encoding: a shard of volumes to packed token indices, and the split's table."""
 
 import hashlib
-import logging
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -10,32 +9,25 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from filelock import FileLock
 from numpy.typing import NDArray
 
-from ct3dlib.cohort.attempts import Attempts
 from ct3dlib.cohort.packing import pack_indices, unpack_indices
+from ct3dlib.cohort.stage import OpenShard, Row, fill_shard
 from ct3dlib.cohort.store import (
     StoredArray,
     StoredVolume,
-    create_store,
     has_node,
     key_of,
-    prune,
     read_status,
     records,
     store_of,
     stored_volumes,
     write_node,
-    write_table,
 )
 from ct3dlib.config import TokensSpec
 from ct3dlib.errors import StoreError, VolumeError
 from ct3dlib.inference.loaded import Tokenizer
 from ct3dlib.inference.reconstruct import encode_volume
-from ct3dlib.progress import progress
-
-logger = logging.getLogger(__name__)
 
 COLUMNS = {
     "volume": "str",
@@ -69,40 +61,33 @@ def encode_shard(
     Returns:
         The status table, one row per row of `volumes`.
     """
-    store = store_of(status)
-    store.parent.mkdir(parents=True, exist_ok=True)
     stored = {v.volume: v for v in stored_volumes([volumes])}
-    with FileLock(store.with_name(f"{store.name}.lock")):
-        create_store(store, "tokens")
-        attempts = Attempts(status.with_suffix(".attempts.json"))
-        done = []
-        rows = records(read_status(volumes))
-        for row in progress(rows, name=f"tokens {status.stem}", unit="volume"):
-            provenance = {
-                "volume": row["volume"],
-                "source_sha256": row["source_sha256"],
-                "volume_sha256": row["sha256"],
-                "tokenizer_sha256": tokenizer.sha256,
-                "code": code,
-            }
-            if row["status"] != "stored":
-                done.append(_rejected(provenance, "volumes", row["reason"], row["message"]))
-                continue
-            volume = stored[row["volume"]]
-            key = key_of(volume.sha256, tokenizer.sha256, spec.windows_per_batch, code)
-            node = f"{volume.volume}@{key}"
-            try:
-                if not has_node(store, node):
-                    with attempts.guard(volume.volume):
-                        _encode_volume(volume, tokenizer, spec, store=store, node=node)
-                done.append({**provenance, **_encoded(store, node)})
-            except VolumeError as error:
-                done.append(_rejected(provenance, "tokens", error.reason, str(error)))
-        frame = pd.DataFrame(done, columns=list(COLUMNS)).astype(COLUMNS)
-        write_table(frame, status)
-        prune(store, set(frame["node"]))
-    logger.info("%s: %s encoded", status, sum(row["status"] == "encoded" for row in done))
-    return frame
+
+    def make_row(row: Row, shard: OpenShard) -> Row:
+        provenance = {
+            "volume": row["volume"],
+            "source_sha256": row["source_sha256"],
+            "volume_sha256": row["sha256"],
+            "tokenizer_sha256": tokenizer.sha256,
+            "code": code,
+        }
+        if row["status"] != "stored":
+            return _rejected(provenance, "volumes", row["reason"], row["message"])
+        volume = stored[row["volume"]]
+        key = key_of(volume.sha256, tokenizer.sha256, spec.windows_per_batch, code)
+        node = f"{volume.volume}@{key}"
+        try:
+            shard.ensure(
+                volume.volume,
+                node,
+                lambda: _encode_volume(volume, tokenizer, spec, store=shard.store, node=node),
+            )
+            return {**provenance, **_encoded(shard.store, node)}
+        except VolumeError as error:
+            return _rejected(provenance, "tokens", error.reason, str(error))
+
+    rows = records(read_status(volumes))
+    return fill_shard(rows, make_row, status=status, kind="tokens", columns=COLUMNS)
 
 
 def _encode_volume(
@@ -135,7 +120,7 @@ def _encode_volume(
     write_node(store, node, pack_indices(indices, bits), attributes={"ct3d": ct3d})
 
 
-def _encoded(store: Path, node: str) -> dict[str, Any]:
+def _encoded(store: Path, node: str) -> Row:
     """Return the row of an encoded volume from what stands in the store."""
     ct3d = StoredArray(store, node).attributes["ct3d"]
     return {
@@ -150,7 +135,7 @@ def _encoded(store: Path, node: str) -> dict[str, Any]:
     }
 
 
-def _rejected(provenance: dict[str, Any], stage: str, reason: str, message: str) -> dict[str, Any]:
+def _rejected(provenance: Row, stage: str, reason: str, message: str) -> Row:
     """Return the row of a volume without tokens."""
     return {
         **provenance,

@@ -1,35 +1,25 @@
 """Regions of one shard: from its volume store to a region store on the same grid."""
 
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from filelock import FileLock
 
-from ct3dlib.cohort.attempts import Attempts
+from ct3dlib.cohort.stage import OpenShard, Row, fill_shard
 from ct3dlib.cohort.store import (
     StoredVolume,
-    create_store,
-    has_node,
     key_of,
-    prune,
     read_status,
     records,
-    store_of,
     stored_volumes,
     write_node,
-    write_table,
 )
 from ct3dlib.config import RegionsSpec
 from ct3dlib.errors import VolumeError
-from ct3dlib.progress import progress
 from ct3dlib.regions import segment, sidecar
 from ct3dlib.regions.label_map import LABEL_MAP_VERSION
 from ct3dlib.scan.volume import Volume
-
-logger = logging.getLogger(__name__)
 
 COLUMNS = {
     "volume": "str",
@@ -59,31 +49,25 @@ def segment_shard(volumes: Path, spec: RegionsSpec, *, code: str, status: Path) 
     Returns:
         The status table, one row per row of `volumes`.
     """
-    store = store_of(status)
-    store.parent.mkdir(parents=True, exist_ok=True)
     stored = {v.volume: v for v in stored_volumes([volumes])}
-    with FileLock(store.with_name(f"{store.name}.lock")):
-        create_store(store, "regions")
-        attempts = Attempts(status.with_suffix(".attempts.json"))
-        done = []
-        rows = records(read_status(volumes))
-        for row in progress(rows, name=f"regions {status.stem}", unit="volume"):
-            try:
-                if row["status"] != "stored":
-                    raise VolumeError(row["reason"], row["message"])
-                volume = stored[row["volume"]]
-                node = f"{volume.volume}@{key_of(volume.sha256, spec.model_dump(), code)}"
-                if not has_node(store, node):
-                    with attempts.guard(volume.volume):
-                        _segment_volume(volume, spec, store=store, node=node)
-                done.append(_stored_row(volume.volume, store, node))
-            except VolumeError as error:
-                done.append(_rejected_row(row["volume"], error))
-        frame = pd.DataFrame(done, columns=list(COLUMNS)).astype(COLUMNS)
-        write_table(frame, status)
-        prune(store, set(frame["node"]))
-    logger.info("%s: %s segmented", status, sum(row["status"] == "stored" for row in done))
-    return frame
+
+    def make_row(row: Row, shard: OpenShard) -> Row:
+        try:
+            if row["status"] != "stored":
+                raise VolumeError(row["reason"], row["message"])
+            volume = stored[row["volume"]]
+            node = f"{volume.volume}@{key_of(volume.sha256, spec.model_dump(), code)}"
+            shard.ensure(
+                volume.volume,
+                node,
+                lambda: _segment_volume(volume, spec, store=shard.store, node=node),
+            )
+            return _stored_row(volume.volume, shard.store, node)
+        except VolumeError as error:
+            return _rejected_row(row["volume"], error)
+
+    rows = records(read_status(volumes))
+    return fill_shard(rows, make_row, status=status, kind="regions", columns=COLUMNS)
 
 
 def _segment_volume(volume: StoredVolume, spec: RegionsSpec, *, store: Path, node: str) -> None:
@@ -105,7 +89,7 @@ def _segment_volume(volume: StoredVolume, spec: RegionsSpec, *, store: Path, nod
     write_node(store, node, regions.mask, attributes=attributes)
 
 
-def _stored_row(volume: str, store: Path, node: str) -> dict[str, Any]:
+def _stored_row(volume: str, store: Path, node: str) -> Row:
     """Return the row of a segmented volume from what stands in the store."""
     ct3d = json.loads((store / node / "zarr.json").read_text())["attributes"]["ct3d"]
     shape = json.loads((store / node / "0" / "zarr.json").read_text())["shape"]
@@ -122,7 +106,7 @@ def _stored_row(volume: str, store: Path, node: str) -> dict[str, Any]:
     }
 
 
-def _rejected_row(volume: str, error: VolumeError) -> dict[str, Any]:
+def _rejected_row(volume: str, error: VolumeError) -> Row:
     """Return the row of a volume that has no regions."""
     return {
         **dict.fromkeys(COLUMNS, ""),

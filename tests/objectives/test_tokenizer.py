@@ -152,7 +152,7 @@ def test_batch_entropy_of_two_ranks_has_the_gradient_of_the_whole_batch(
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     mp.spawn(_entropy_gradient, (port, str(tmp_path), volumes), nprocs=2)
-    ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     objective = objective_with(ENTROPY_ALONE).train()
     objective.loss(batch_of(volumes), "model")[0].backward()
     for parameter, *parts in zip(objective.model.encoder.parameters(), *ranks, strict=True):

@@ -1,0 +1,73 @@
+"""How every stage works through a shard: under a lock, a volume at a time, nothing done twice."""
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from filelock import FileLock
+
+from ct3dlib.cohort.attempts import Attempts
+from ct3dlib.cohort.store import Kind, create_store, has_node, prune, store_of, write_table
+from ct3dlib.progress import progress
+
+logger = logging.getLogger(__name__)
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class OpenShard:
+    """The store of a shard while one process writes it."""
+
+    store: Path
+    attempts: Attempts
+
+    def ensure(self, volume: str, node: str, write: Callable[[], object]) -> None:
+        """Call `write`, which puts `node` into the store, unless it is there already.
+
+        Raises:
+            VolumeError: `READER_CRASHED`, or what `write` raises.
+        """
+        if not has_node(self.store, node):
+            with self.attempts.guard(volume):
+                write()
+
+
+def fill_shard(
+    rows: Sequence[Row],
+    make_row: Callable[[Row, OpenShard], Row],
+    *,
+    status: Path,
+    kind: Kind,
+    columns: Mapping[str, str],
+) -> pd.DataFrame:
+    """Work through a shard and write its status table beside its store.
+
+    Args:
+        rows: One per volume.
+        make_row: Stores one volume and returns its row of the table; a volume that cannot be used
+            becomes a rejected row there, so that what it raises ends the shard.
+        status: Where the table goes, written when all rows are done.
+        kind: What the store holds.
+        columns: Columns of the table and their types.
+
+    Returns:
+        The status table. Groups of the store that it does not name are removed.
+    """
+    store = store_of(status)
+    store.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(store.with_name(f"{store.name}.lock")):
+        create_store(store, kind)
+        shard = OpenShard(store, Attempts(status.with_suffix(".attempts.json")))
+        named = progress(rows, name=f"{kind} {status.stem}", unit="volume")
+        done = [make_row(row, shard) for row in named]
+        frame = pd.DataFrame(done, columns=list(columns)).astype(dict(columns))
+        write_table(frame, status)
+        prune(store, {row["node"] for row in done})
+    counts = Counter(row["status"] for row in done)
+    logger.info("%s: %s", status, ", ".join(f"{n} {name}" for name, n in counts.items()))
+    return frame

@@ -1,0 +1,119 @@
+"""Sections of the data wing: the synthetic cohort, the catalog, recipes, regions."""
+
+from typing import Literal
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from ct3dlib.config.base import SPLITS, Fraction, Name, Shape, Spec, Split, Triple
+
+Fault = Literal["truncated", "nan", "no_metadata", "single_slice"]
+
+
+class PhantomSpec(Spec):
+    """The synthetic chest-CT cohort, written as a CT-RATE tree under the raw root."""
+
+    train_patients: PositiveInt = Field(description="Patients in train/ (tune is drawn from them).")
+    valid_patients: PositiveInt = Field(description="Patients in valid/.")
+    reconstructions: tuple[PositiveInt, PositiveInt] = Field(
+        default=(1, 2), description="Fewest and most reconstructions of one scan."
+    )
+    matrix: tuple[PositiveInt, PositiveInt] = Field(
+        default=(144, 192), description="Smallest and largest rows = columns of a slice."
+    )
+    slice_spacing: tuple[PositiveFloat, PositiveFloat] = Field(
+        default=(3.0, 5.0), description="Smallest and largest distance of slices, mm."
+    )
+    dicom_every: NonNegativeInt = Field(
+        default=6, description="Every n-th series is DICOM; 0: none."
+    )
+    version: Literal["v1", "v2"] = Field(
+        default="v1",
+        description="v1: stored values, blank headers; v2: HU with geometry, in train_fixed/.",
+    )
+    faults: tuple[Fault, ...] = Field(
+        default=(),
+        description="Damaged series added to valid/, one each, to show how they are rejected.",
+    )
+    seed: NonNegativeInt = 0
+
+    @model_validator(mode="after")
+    def _check(self) -> "PhantomSpec":
+        for name in ("reconstructions", "matrix", "slice_spacing"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"phantom.{name} must not fall: ({low}, {high})")
+        if self.version == "v2" and "no_metadata" in self.faults:
+            raise ValueError("phantom.faults: no_metadata damages nothing in v2; remove it")
+        return self
+
+
+class CatalogSpec(Spec):
+    """Which reader lists the raw root, and how patients are split and spread over shards."""
+
+    dataset: Literal["ct_rate", "folder"]
+    tune: Fraction = Field(default=0.1, description="Share of patients kept to choose checkpoints.")
+    valid: Fraction = Field(
+        default=0.2,
+        description="Share of patients that are reported (folder; CT-RATE brings its own).",
+    )
+    split_csv: str | None = Field(
+        default=None,
+        description="CSV under the raw root: `VolumeName`, `split` and optionally `patient`.",
+    )
+    min_slices: PositiveInt = Field(
+        default=8, description="Slices of a volume that counts where a split must have a patient."
+    )
+    shards: dict[Split, PositiveInt] = Field(description="Number of shards of each split.")
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _check(self) -> "CatalogSpec":
+        if set(self.shards) != set(SPLITS):
+            raise ValueError(f"shards must name exactly {', '.join(SPLITS)}: {sorted(self.shards)}")
+        if self.tune + self.valid >= 1:
+            raise ValueError(f"tune + valid must stay under 1: {self.tune} + {self.valid}")
+        return self
+
+
+class RecipeSpec(Spec):
+    """A named normalisation of volumes: one store, whose models see `window` as `range`."""
+
+    spacing: Triple | None = Field(default=None, description="Resample to this spacing, mm.")
+    size: Shape | None = Field(default=None, description="Or resample to this many voxels.")
+    shape: Shape | None = Field(
+        default=None, description="Then crop or pad to this shape; null: keep."
+    )
+    center: Literal["volume", "body"] = Field(
+        default="volume", description="What stays in the middle of the crop: the grid or the body."
+    )
+    window: tuple[float, float] = Field(
+        default=(-1000.0, 1000.0), description="HU that map to `range`."
+    )
+    range: tuple[float, float] = Field(default=(-1.0, 1.0), description="What models see.")
+    hu_state: Literal["auto", "hu", "stored"] = Field(
+        default="auto", description="Whether files hold HU, stored values, or each is found out."
+    )
+    min_slices: PositiveInt = Field(default=8, description="Series of fewer slices are rejected.")
+
+    @model_validator(mode="after")
+    def _check(self) -> "RecipeSpec":
+        if self.spacing is not None and self.size is not None:
+            raise ValueError("give spacing or size, not both")
+        for name, (low, high) in {"window": self.window, "range": self.range}.items():
+            if not low < high:
+                raise ValueError(f"{name} must rise: ({low}, {high})")
+        return self
+
+
+class ClassicalRegionsSpec(Spec):
+    """Regions by thresholds, components and morphology; no weights."""
+
+    spacing: PositiveFloat = Field(default=3.0, description="Working grid, mm isotropic.")
+
+
+class RegionsSpec(Spec):
+    """Region ids 0-20 on the grid of one recipe."""
+
+    recipe: Name
+    backend: Literal["classical"] = "classical"
+    classical: ClassicalRegionsSpec = ClassicalRegionsSpec()

@@ -1,0 +1,73 @@
+"""What every training shares."""
+
+from typing import Literal
+
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+from ct3dlib.config.base import Fraction, Spec
+
+
+class EarlyStopSpec(Spec):
+    """Stop when a validation metric has not improved for `patience` validations."""
+
+    monitor: str = Field(description="A metric of the validation, as `val/loss`.")
+    mode: Literal["min", "max"] = "min"
+    patience: PositiveInt = 5
+
+
+class TrainSpec(Spec):
+    """What every training shares; a training's section holds these keys beside its own."""
+
+    steps: PositiveInt = Field(
+        description="Optimizer steps; the learning rate's cosine spans them."
+    )
+    stop_at: PositiveInt | None = Field(default=None, description="Stop earlier; the cosine stays.")
+    batch_size: PositiveInt = Field(description="Items per optimizer step, over all ranks.")
+    micro_batch_size: PositiveInt = Field(description="Items per forward pass, per rank.")
+    learning_rate: PositiveFloat = 1e-3
+    warmup_steps: NonNegativeInt = 0
+    betas: tuple[Fraction, Fraction] = (0.9, 0.99)
+    weight_decay: NonNegativeFloat = 0.0
+    max_grad_norm: PositiveFloat = 1.0
+    ema: Fraction | None = Field(default=None, description="Decay of averaged weights; null: none.")
+    validate_every: PositiveInt = Field(default=100, description="Steps between validations.")
+    validation_items: PositiveInt = Field(default=64, description="Items of `tune` per validation.")
+    save_every: PositiveInt = Field(default=100, description="Steps between resume checkpoints.")
+    keep_last: PositiveInt = Field(default=2, description="Resume checkpoints kept.")
+    monitor: str = Field(
+        default="val/loss", description="Validation metric that chooses the best weights."
+    )
+    monitor_mode: Literal["min", "max"] = "min"
+    early_stop: EarlyStopSpec | None = None
+    log_every: PositiveInt = 10
+    num_workers: NonNegativeInt = Field(default=0, description="Loader processes per rank.")
+    devices: PositiveInt = Field(default=1, description="GPUs; more than one starts torchrun.")
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    compile: bool = False
+    activation_checkpointing: bool = False
+    fully_shard: bool = Field(
+        default=False, description="FSDP2 instead of DistributedDataParallel."
+    )
+    wandb_project: str | None = Field(
+        default=None, description="Weights & Biases project (extra wandb)."
+    )
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _check_batches(self) -> "TrainSpec":
+        if self.batch_size % (self.micro_batch_size * self.devices):
+            raise ValueError(
+                f"batch_size ({self.batch_size}) must be a multiple of micro_batch_size x devices "
+                f"({self.micro_batch_size} x {self.devices})"
+            )
+        if self.stop_at is not None and self.stop_at > self.steps:
+            raise ValueError(f"stop_at ({self.stop_at}) is beyond steps ({self.steps})")
+        return self

@@ -1,0 +1,105 @@
+"""Sections of the token transformer and of what is drawn from it."""
+
+from typing import Annotated, Literal
+
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+from ct3dlib.config.base import Fraction, Spec
+from ct3dlib.config.training import TrainSpec
+
+MaskSchedule = Literal["cosine", "arccos", "linear", "sqrt", "log2"]
+
+
+class BlocksSpec(Spec):
+    """A stack of transformer blocks with 3D positions."""
+
+    hidden_size: PositiveInt = 768
+    num_layers: PositiveInt = 24
+    num_heads: PositiveInt = 12
+    mlp_ratio: PositiveFloat = 4.0
+    dropout: Fraction = 0.1
+
+    @model_validator(mode="after")
+    def _check_heads(self) -> "BlocksSpec":
+        if self.hidden_size % self.num_heads:
+            raise ValueError(
+                f"hidden_size ({self.hidden_size}) must be a multiple of num_heads "
+                f"({self.num_heads})"
+            )
+        if self.head_size % 2 or self.head_size < 6:
+            raise ValueError(
+                f"hidden_size / num_heads ({self.head_size}) must be even and at least 6: "
+                f"each of the 3 axes rotates pairs of channels"
+            )
+        return self
+
+    @property
+    def head_size(self) -> int:
+        """Channels of one attention head."""
+        return self.hidden_size // self.num_heads
+
+
+class MaskGITSpec(BlocksSpec):
+    """Masked-token transformer with bit-group heads and 3D positions."""
+
+    name: Literal["maskgit"] = "maskgit"
+    bits_per_group: Annotated[int, Field(ge=1, le=16)] = Field(
+        default=9, description="Bits of one head's 2^n classes."
+    )
+
+
+class MaskGITNetworkSpec(MaskGITSpec):
+    """A token transformer with what it takes from its tokenizer and its catalog."""
+
+    bits: Annotated[int, Field(ge=1, le=62)] = Field(
+        description="Bits of an index of the tokenizer."
+    )
+    num_labels: NonNegativeInt = Field(description="Length of the label vector; 0: unconditional.")
+
+    @model_validator(mode="after")
+    def _check_groups(self) -> "MaskGITNetworkSpec":
+        if self.bits % self.bits_per_group:
+            raise ValueError(
+                f"bits_per_group ({self.bits_per_group}) must divide the index's {self.bits} bits"
+            )
+        return self
+
+    @property
+    def num_groups(self) -> int:
+        """Number of heads; group 0 holds the most significant bits."""
+        return self.bits // self.bits_per_group
+
+
+class TransformerSpec(TrainSpec):
+    """Training of the token transformer on the encoded train split."""
+
+    model: MaskGITSpec
+    mask_schedule: MaskSchedule = Field(default="arccos", description="Law of the masked share.")
+    label_dropout: Fraction = Field(default=0.1, description="Share of items without their labels.")
+    label_smoothing: Fraction = 0.1
+
+
+class SamplesSpec(Spec):
+    """Volumes drawn from the transformer."""
+
+    num_samples: PositiveInt = 4
+    steps: PositiveInt = Field(default=12, description="Forward passes of one sample.")
+    schedule: MaskSchedule = "cosine"
+    temperature: PositiveFloat = 1.0
+    choice_temperature: NonNegativeFloat = Field(
+        default=4.5, description="Gumbel noise of the order."
+    )
+    guidance: NonNegativeFloat = Field(
+        default=0.0, description="Weight of label guidance at the end."
+    )
+    labels: tuple[str, ...] = Field(
+        default=(), description="Findings asked for, one sample after another; empty: none."
+    )
+    seed: int = 0
