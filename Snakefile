@@ -23,7 +23,9 @@ rule all:
     input:
         "results/report.html",
         expand("tokens/{split}.done", split=SPLITS),
-        status_tables(f"data/regions/{CONFIG.regions.recipe}/{{split}}/{{shard}}.parquet", SPLITS),
+        status_tables(
+            f"data/regions/{CONFIG.regions.recipe}/{{split}}/{{shard}}.parquet", SPLITS
+        ),
     localrule: True
 
 

@@ -62,6 +62,11 @@ def gpus(training):
     return 0 if training.device in ("cpu", "mps") else training.devices
 
 
+def cores(training):
+    """Return how many CPU cores a training asks for."""
+    return training.threads * training.devices
+
+
 def by_attempt(amount):
     """Return a resource that grows with every retry."""
 

@@ -22,6 +22,11 @@ def tokenizer_launch(wildcards):
     return launch(CONFIG.tokenizers[wildcards.tokenizer])
 
 
+def tokenizer_cores(wildcards):
+    """Return how many CPU cores a tokenizer's training asks for."""
+    return cores(CONFIG.tokenizers[wildcards.tokenizer])
+
+
 def tokenizer_gpus(wildcards):
     """Return how many GPUs a tokenizer's training asks for."""
     return gpus(CONFIG.tokenizers[wildcards.tokenizer])
@@ -38,7 +43,7 @@ rule tokenizer:
         "logs/tokenizer/{tokenizer}.log",
     benchmark:
         "logs/benchmark/tokenizer/{tokenizer}.tsv"
-    threads: 2
+    threads: tokenizer_cores
     resources:
         gpu=tokenizer_gpus,
         mem_mb=by_attempt(8000),
@@ -66,7 +71,7 @@ rule evaluate_tokenizer:
         "logs/evaluate_tokenizer/{tokenizer}.log",
     benchmark:
         "logs/benchmark/evaluate_tokenizer/{tokenizer}.tsv"
-    threads: 2
+    threads: 1
     resources:
         gpu=tokenizer_gpus,
         mem_mb=by_attempt(8000),

@@ -10,7 +10,7 @@ rule transformer:
         "logs/transformer.log",
     benchmark:
         "logs/benchmark/transformer.tsv"
-    threads: 2
+    threads: cores(CONFIG.transformer)
     resources:
         gpu=gpus(CONFIG.transformer),
         mem_mb=by_attempt(8000),

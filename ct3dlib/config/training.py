@@ -48,6 +48,7 @@ class TrainSpec(Spec):
     early_stop: EarlyStopSpec | None = None
     log_every: PositiveInt = 10
     num_workers: NonNegativeInt = Field(default=0, description="Loader processes per rank.")
+    threads: PositiveInt = Field(default=1, description="CPU cores of a rank.")
     devices: PositiveInt = Field(default=1, description="GPUs; more than one starts torchrun.")
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"

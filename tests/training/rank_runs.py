@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from ct3dlib.training.distributed import rank
+from ct3dlib.training.distributed import process_group, rank
 from ct3dlib.training.loop import train
 from tests.contracts.objective_cases import CASES, spec_of
 
@@ -48,4 +48,6 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    # One group for all trainings: a store that is opened again at its port may be the old one.
+    with process_group("cpu"):
+        main(Path(sys.argv[1]))
