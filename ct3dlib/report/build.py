@@ -38,6 +38,7 @@ from ct3dlib.report.pictures import (
     SOFT,
     WIDE,
     Picture,
+    above,
     beside,
     difference,
     planes,
@@ -84,7 +85,7 @@ def build_report(inputs: Inputs, tokenizer: Tokenizer, spec: ReportSpec) -> str:
     tokens = {path.stem: read_status(path) for path in inputs.tokens}
     metrics = {path.stem: json.loads(path.read_text()) for path in inputs.metrics}
     tables = [p for p in inputs.volumes if p.parent.name == "valid"]
-    examples = stored_volumes(tables)[: spec.num_examples]
+    examples = _one_a_patient(stored_volumes(tables), catalog)[: spec.num_examples]
     sections = [
         _overview(catalog, status, tokens=tokens, metrics=metrics),
         _inputs(examples, stored_volumes(inputs.regions)),
@@ -140,19 +141,21 @@ def _inputs(examples: Sequence[StoredVolume], regions: Sequence[StoredVolume]) -
     blocks: list[Block] = [
         Text(
             "Stored volumes of the held-out split. Axial, coronal, sagittal; the patient's right "
-            "is on the left. First in the lung window, then in the soft-tissue "
-            "window, then with the regions laid over."
+            "is on the left. Above in the lung and the soft-tissue window, below in the models' "
+            "window, plain and with the regions laid over."
         )
     ]
     for volume in examples:
         hu = volume.read()
         mask = masks[volume.volume].read() if volume.volume in masks else None
-        rows = [planes(hu, volume.spacing, window=window) for window in (LUNG, SOFT)]
+        rows = [beside([planes(hu, volume.spacing, window=window) for window in (LUNG, SOFT)])]
         if mask is not None:
-            rows.append(planes(hu, volume.spacing, window=WIDE, regions=mask))
+            wide = planes(hu, volume.spacing, window=WIDE)
+            laid_over = planes(hu, volume.spacing, window=WIDE, regions=mask)
+            rows.append(beside([wide, laid_over]))
         size = " x ".join(f"{s:.1f}" for s in volume.spacing)
         shape = " x ".join(str(n) for n in volume.shape)
-        blocks.append(Figure(png(beside(rows)), f"{volume.volume}: {shape} voxels, {size} mm"))
+        blocks.append(Figure(png(above(rows)), f"{volume.volume}: {shape} voxels, {size} mm"))
     blocks.append(Legend(tuple(zip(REGIONS[1:], COLORS[1:], strict=True))))
     return Section("Inputs and regions", tuple(blocks))
 
@@ -261,6 +264,15 @@ def _rejected(status: pd.DataFrame, catalog: pd.DataFrame) -> Section:
     )
     caption = f"{len(frame)} of {len(status)} series could not be used; nothing else was lost."
     return Section("Rejected volumes", (Table(frame, caption),))
+
+
+def _one_a_patient(volumes: Sequence[StoredVolume], catalog: pd.DataFrame) -> list[StoredVolume]:
+    """Return the first volume of each patient."""
+    patients = {row["volume"]: row["patient"] for row in records(catalog)}
+    first: dict[str, StoredVolume] = {}
+    for volume in volumes:
+        first.setdefault(patients[volume.volume], volume)
+    return list(first.values())
 
 
 def _gain(valid: Mapping[str, Any]) -> float | None:

@@ -31,6 +31,7 @@ _FREE_KEYS = {
     "log_every",
     "num_workers",
     "devices",
+    "threads",
     "device",
     "wandb_project",
 }
@@ -52,8 +53,12 @@ def identity_of(
 
 
 @contextlib.contextmanager
-def only_writer(run_dir: Path) -> Iterator[None]:
+def only_writer(run_dir: Path, *, wait_s: float = 30.0) -> Iterator[None]:
     """Hold the lock of a run on rank 0.
+
+    Args:
+        run_dir: The run's folder.
+        wait_s: How long to wait for it: a step that its run left behind needs a while to end.
 
     Raises:
         TrainingError: Another process trains in this folder.
@@ -64,7 +69,7 @@ def only_writer(run_dir: Path) -> Iterator[None]:
     run_dir.mkdir(parents=True, exist_ok=True)
     lock = FileLock(run_dir / _LOCK)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=wait_s)
     except Timeout as error:
         raise TrainingError(
             f"{run_dir}: another process trains here; wait for it or give another folder"
