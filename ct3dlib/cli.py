@@ -5,6 +5,7 @@ from typing import Annotated
 
 import torch
 import typer
+from pyarrow.parquet import read_schema
 
 from ct3dlib import __version__
 from ct3dlib.cohort.verify import verify_table
@@ -94,6 +95,8 @@ def _beside(tokens: Path, name: str) -> Path:
 
 
 def _status_tables(path: Path) -> list[Path]:
-    """Return the status tables with a store beside them, at or below a path."""
+    """Return the status tables of stores at or below a path."""
     found = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
-    return [table for table in found if table.with_suffix(".zarr").is_dir()]
+    columns = {table: set(read_schema(table).names) for table in found}
+    # A split's joined table has the shard too: its stores belong to the tables of its shards.
+    return [t for t in found if "node" in columns[t] and "shard" not in columns[t]]

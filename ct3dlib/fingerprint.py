@@ -8,22 +8,27 @@ import hashlib
 from functools import cache
 from pathlib import Path
 
-_PACKAGE = Path(__file__).parent
-# What these say reaches a step through its spec, which stands in the rule's params already.
-_LEFT_OUT = ("ct3dlib.config", "ct3dlib.errors", "ct3dlib.fingerprint", "ct3dlib.progress")
+_PACKAGES = {"ct3dlib": Path(__file__).parent}
+_PACKAGES["workflow_scripts"] = _PACKAGES["ct3dlib"].parent / "workflow_scripts"
+# What a spec says reaches a step through the rule's params already; the rest changes no result.
+_DATA = (".css", ".yaml")
+_LEFT_OUT = (
+    *("ct3dlib.config", "ct3dlib.errors", "ct3dlib.fingerprint", "ct3dlib.progress"),
+    "workflow_scripts.step",
+)
 
 
 def fingerprint(*modules: str) -> str:
-    """Return a hash of modules of ct3dlib and of what they import from it.
+    """Return a hash of modules and of what they import from this project.
 
-    Comments, docstrings and layout do not count; `config`, `errors` and what only shows progress
-    are left out.
+    Comments, docstrings and layout do not count; a data file of a module's name (label_map.yaml
+    beside label_map.py) does. `config`, `errors` and what only shows progress are left out.
 
     Args:
-        modules: Dotted names, as `ct3dlib.cohort.shard`.
+        modules: Dotted names, as `ct3dlib.cohort.shard` or `workflow_scripts.sample`.
 
     Raises:
-        ValueError: A name is not a module of ct3dlib.
+        ValueError: A name is not a module of this project.
     """
     found: set[str] = set()
     waiting = list(modules)
@@ -41,10 +46,10 @@ def fingerprint(*modules: str) -> str:
 
 @cache
 def _parse(module: str) -> tuple[str, frozenset[str]]:
-    """Return a module's syntax without docstrings, and the ct3dlib modules it imports."""
+    """Return a module's syntax without docstrings, and the modules of ours it imports."""
     path = _file_of(module)
     if path is None:
-        raise ValueError(f"{module} is not a module of ct3dlib")
+        raise ValueError(f"{module} is not a module of this project")
     tree = ast.parse(path.read_bytes())
     imported: set[str] = set()
     for node in ast.walk(tree):
@@ -60,16 +65,17 @@ def _parse(module: str) -> tuple[str, frozenset[str]]:
             case _:
                 pass
     ours = {name for name in imported if _file_of(name) is not None}
-    return ast.dump(tree), frozenset(ours)
+    data = [f for f in sorted(path.parent.glob(f"{path.stem}.*")) if f.suffix in _DATA]
+    return ast.dump(tree) + "".join(f.read_text() for f in data), frozenset(ours)
 
 
 @cache
 def _file_of(module: str) -> Path | None:
-    """Return the source file of a ct3dlib module, or None for anything else."""
+    """Return the source file of a module of this project, or None for anything else."""
     head, *rest = module.split(".")
-    if head != _PACKAGE.name:
+    if head not in _PACKAGES:
         return None
-    place = _PACKAGE.joinpath(*rest)
+    place = _PACKAGES[head].joinpath(*rest)
     for path in (place.with_suffix(".py"), place / "__init__.py"):
         if rest and path.is_file():
             return path

@@ -13,7 +13,7 @@ if CONFIG.phantom is not None:
             runtime=by_attempt(60),
         params:
             spec=spec("phantom"),
-            code=fingerprint("ct3dlib.datasets.phantom"),
+            code=fingerprint("workflow_scripts.write_phantom"),
         shell:
             "{PYTHON} -m workflow_scripts.write_phantom --spec {params.spec:q} --root {RAW_ROOT:q}"
             " --workers {threads} > {log} 2>&1"
@@ -35,7 +35,7 @@ rule catalog:
         runtime=by_attempt(120),
     params:
         spec=spec("catalog"),
-        code=fingerprint("ct3dlib.datasets", "ct3dlib.cohort.catalog"),
+        code=fingerprint("workflow_scripts.make_catalog"),
     shell:
         "{PYTHON} -m workflow_scripts.make_catalog --spec {params.spec:q} --root {RAW_ROOT:q}"
         " --assignments data/catalog/assignments.json --catalog {output.catalog}"

@@ -7,6 +7,7 @@ import fcntl
 import os
 import shutil
 import sys
+import time
 from pathlib import Path
 
 from ct3dlib.config import SPLITS, load_config
@@ -51,10 +52,10 @@ def status_tables(pattern, splits):
 
 
 def launch(training):
-    """Return what starts a training: Python, or torchrun for more than one GPU."""
+    """Return what stands between Python and a training's step: torchrun for more than one GPU."""
     if training.devices == 1:
-        return PYTHON
-    return f"{PYTHON} -m torch.distributed.run --standalone --nproc_per_node {training.devices}"
+        return ""
+    return f"-m torch.distributed.run --standalone --nproc_per_node {training.devices}"
 
 
 def gpus(training):
@@ -64,7 +65,7 @@ def gpus(training):
 
 def cores(training):
     """Return how many CPU cores a training asks for."""
-    return training.threads * training.devices
+    return (training.threads + training.num_workers) * training.devices
 
 
 def by_attempt(amount):
@@ -81,7 +82,7 @@ def claim_directory():
 
     Steps watch the process that CT3D_PARENT names and die with it, so after a SIGKILL nothing of
     the old run writes any more and Snakemake's lock files are stale. On a cluster jobs outlive
-    their submitter: there the locks stay until a person has cancelled them (docs/cluster.md).
+    their submitter: its locks stay until a person has cancelled them (docs/cluster.md).
     """
     job = os.environ.get("SLURM_JOB_ID", "")
     if (
@@ -89,17 +90,31 @@ def claim_directory():
         or workflow.is_main_process
     ):
         os.environ["CT3D_PARENT"] = f"{job}:{os.getpid()}"
-    on_cluster = workflow.resource_settings.nodes is not None or job
-    if not workflow.is_main_process or on_cluster:
+    if not workflow.is_main_process:
         return None
     state = Path(".snakemake")
     state.mkdir(exist_ok=True)
-    claim = (state / "ct3d.lock").open("w")
-    try:
-        fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    claim = (state / "ct3d.lock").open("a+")
+    for _ in range(10):
+        try:
+            fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except OSError:
+            time.sleep(
+                0.3
+            )  # a dry run is soon over; a real one is left to Snakemake's own lock
+    else:
         return None
-    shutil.rmtree(state / "locks", ignore_errors=True)
+    claim.seek(0)
+    locks = state / "locks"
+    of_cluster = claim.read() == "cluster" and locks.is_dir() and any(locks.iterdir())
+    if not of_cluster:
+        shutil.rmtree(locks, ignore_errors=True)
+    here = "slurm_partition" in (workflow.resource_settings.default_resources or {})
+    claim.seek(0)
+    claim.truncate()
+    claim.write("cluster" if of_cluster or here else "local")
+    claim.flush()
     return claim
 
 

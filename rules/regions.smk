@@ -36,7 +36,7 @@ if CONFIG.phantom is not None:
             runtime=by_attempt(60),
         params:
             spec=spec("regions"),
-            code=fingerprint("ct3dlib.inference.evaluate_regions"),
+            code=fingerprint("workflow_scripts.evaluate_regions"),
         shell:
             "{PYTHON} -m workflow_scripts.evaluate_regions --spec {params.spec:q} --root {RAW_ROOT:q}"
             " --catalog {input.catalog} --regions {input.regions} --metrics {output.metrics}"

@@ -9,8 +9,9 @@ rule report:
             ["valid"],
         ),
         models=[
-            f"models/{name}/model.safetensors"
+            f"models/{name}/{file}"
             for name in (*CONFIG.tokenizers, "transformer")
+            for file in ("model.safetensors", "spec.json")
         ],
         tokens=[f"tokens/{split}.parquet" for split in SPLITS],
         samples="samples/samples.csv",
@@ -31,9 +32,10 @@ rule report:
         runtime=by_attempt(60),
     params:
         spec=spec("report"),
-        code=fingerprint("ct3dlib.report.build"),
+        code=fingerprint("workflow_scripts.make_report"),
+        runs=[f"runs/{name}" for name in (*CONFIG.tokenizers, "transformer")],
     shell:
         "{PYTHON} -m workflow_scripts.make_report --spec {params.spec:q} --catalog {input.catalog}"
         " --volumes {input.volumes} --regions {input.regions} --tokens {input.tokens}"
         " --tokenizer models/{TOKENIZER} --samples {input.samples} --metrics {input.metrics}"
-        " --runs runs --report {output.report} > {log} 2>&1"
+        " --runs {params.runs} --report {output.report} > {log} 2>&1"

@@ -27,6 +27,11 @@ def tokenizer_cores(wildcards):
     return cores(CONFIG.tokenizers[wildcards.tokenizer])
 
 
+def tokenizer_device(wildcards):
+    """Return the device that a tokenizer runs on."""
+    return CONFIG.tokenizers[wildcards.tokenizer].device
+
+
 def tokenizer_gpus(wildcards):
     """Return how many GPUs a tokenizer's training asks for."""
     return gpus(CONFIG.tokenizers[wildcards.tokenizer])
@@ -51,10 +56,10 @@ rule tokenizer:
     params:
         spec=spec("tokenizers.{tokenizer}"),
         recipe=tokenizer_recipe,
-        code=fingerprint("ct3dlib.training.loop", "ct3dlib.objectives.tokenizer"),
+        code=fingerprint("workflow_scripts.train_tokenizer"),
         launch=tokenizer_launch,
     shell:
-        "{params.launch} -m workflow_scripts.train_tokenizer --spec {params.spec:q}"
+        "{PYTHON} {params.launch} -m workflow_scripts.train_tokenizer --spec {params.spec:q}"
         " --recipe {params.recipe:q} --train {input.train} --tune {input.tune}"
         " --code {params.code} --run runs/{wildcards.tokenizer} --model models/{wildcards.tokenizer} > {log} 2>&1"
 
@@ -78,9 +83,10 @@ rule evaluate_tokenizer:
         runtime=by_attempt(240),
     params:
         spec=spec("tokens"),
-        code=fingerprint("ct3dlib.inference.evaluate"),
+        code=fingerprint("workflow_scripts.evaluate_tokenizer"),
+        device=tokenizer_device,
     shell:
-        "{PYTHON} -m workflow_scripts.evaluate_tokenizer --spec {params.spec:q}"
+        "{PYTHON} -m workflow_scripts.evaluate_tokenizer --spec {params.spec:q} --device {params.device}"
         " --model models/{wildcards.tokenizer} --train {input.train} --valid {input.valid}"
         " --metrics {output.metrics} > {log} 2>&1"
 

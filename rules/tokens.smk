@@ -26,8 +26,10 @@ rule encode:
     params:
         spec=spec("tokens"),
         code=fingerprint("ct3dlib.inference.encode"),
+        device=CONFIG.tokenizers[TOKENIZER].device,
     shell:
         "{PYTHON} -m workflow_scripts.encode_tokens --spec {params.spec:q} --code {params.code}"
+        " --device {params.device}"
         " --model models/{TOKENIZER} --volumes {input.volumes} --status {output.status} > {log} 2>&1"
 
 
@@ -44,7 +46,7 @@ rule tokens:
         mem_mb=by_attempt(2000),
         runtime=by_attempt(60),
     params:
-        code=fingerprint("ct3dlib.inference.encode"),
+        code=fingerprint("workflow_scripts.collect_tokens"),
     shell:
         "{PYTHON} -m workflow_scripts.collect_tokens --split {wildcards.split}"
         " --catalog {input.catalog} --tables {input.tables} --table {output.table}"

@@ -3,6 +3,9 @@ rule transformer:
         catalog=f"data/catalog/{DATASET}.parquet",
         tables=[f"tokens/{split}.parquet" for split in ("train", "tune")],
         done=[f"tokens/{split}.done" for split in ("train", "tune")],
+        tokenizer=[
+            f"models/{TOKENIZER}/{name}" for name in ("model.safetensors", "spec.json")
+        ],
     output:
         model="models/transformer/model.safetensors",
         spec="models/transformer/spec.json",
@@ -17,10 +20,10 @@ rule transformer:
         runtime=by_attempt(1440),
     params:
         spec=spec("transformer"),
-        code=fingerprint("ct3dlib.training.loop", "ct3dlib.objectives.maskgit"),
+        code=fingerprint("workflow_scripts.train_transformer"),
         launch=launch(CONFIG.transformer),
     shell:
-        "{params.launch} -m workflow_scripts.train_transformer --spec {params.spec:q}"
+        "{PYTHON} {params.launch} -m workflow_scripts.train_transformer --spec {params.spec:q}"
         " --catalog {input.catalog} --tokens tokens --tokenizer models/{TOKENIZER}"
         " --code {params.code} --run runs/transformer --model models/transformer > {log} 2>&1"
 
@@ -29,7 +32,9 @@ rule samples:
     input:
         model="models/transformer/model.safetensors",
         spec="models/transformer/spec.json",
-        tokenizer=f"models/{TOKENIZER}/model.safetensors",
+        tokenizer=[
+            f"models/{TOKENIZER}/{name}" for name in ("model.safetensors", "spec.json")
+        ],
     output:
         table="samples/samples.csv",
     log:
@@ -43,16 +48,19 @@ rule samples:
         runtime=by_attempt(240),
     params:
         spec=spec("samples"),
-        code=fingerprint("ct3dlib.inference.generate"),
+        code=fingerprint("workflow_scripts.sample"),
+        device=CONFIG.transformer.device,
     shell:
-        "{PYTHON} -m workflow_scripts.sample --spec {params.spec:q} --model models/transformer"
+        "{PYTHON} -m workflow_scripts.sample --spec {params.spec:q} --device {params.device} --model models/transformer"
         " --tokenizer models/{TOKENIZER} --folder samples --table {output.table} > {log} 2>&1"
 
 
 rule evaluate_samples:
     input:
         table="samples/samples.csv",
-        tokenizer=f"models/{TOKENIZER}/model.safetensors",
+        tokenizer=[
+            f"models/{TOKENIZER}/{name}" for name in ("model.safetensors", "spec.json")
+        ],
         valid=status_tables(
             f"data/volumes/{TOKEN_RECIPE}/{{split}}/{{shard}}.parquet", ["valid"]
         ),
@@ -65,8 +73,9 @@ rule evaluate_samples:
         mem_mb=by_attempt(8000),
         runtime=by_attempt(240),
     params:
-        code=fingerprint("ct3dlib.inference.evaluate"),
+        code=fingerprint("workflow_scripts.evaluate_samples"),
+        device=CONFIG.tokenizers[TOKENIZER].device,
     shell:
-        "{PYTHON} -m workflow_scripts.evaluate_samples"
+        "{PYTHON} -m workflow_scripts.evaluate_samples --device {params.device}"
         " --tokenizer models/{TOKENIZER} --samples {input.table} --valid {input.valid}"
         " --metrics {output.metrics} > {log} 2>&1"

@@ -1,3 +1,8 @@
+def volumes_spec(wildcards):
+    """Return what of a recipe decides what is stored; window and range are the models' matter."""
+    return CONFIG.recipes[wildcards.recipe].model_dump_json(exclude={"window", "range"})
+
+
 rule volumes:
     input:
         rows="data/catalog/shards/{split}/{shard}.parquet",
@@ -11,7 +16,7 @@ rule volumes:
         mem_mb=by_attempt(4000),
         runtime=by_attempt(240),
     params:
-        spec=spec("recipes.{recipe}"),
+        spec=volumes_spec,
         code=fingerprint("ct3dlib.cohort.shard"),
     shell:
         "{PYTHON} -m workflow_scripts.store_volumes --spec {params.spec:q} --code {params.code}"

@@ -45,7 +45,9 @@ def test_every_preset_loads(repository, base):
 
 
 def test_environment_fills_values_and_a_missing_variable_is_named(base):
-    assert load_config(base, {"CT3D_RAW": "/scans"}).raw_root == "/scans"
+    named = {**base, "raw_root": "${CT3D_RAW:data/raw}"}
+    assert load_config(named, {"CT3D_RAW": "/scans"}).raw_root == "/scans"
+    assert load_config(named, {}).raw_root == "data/raw"
     with pytest.raises(ValueError, match=r"raw_root: the environment variable NOWHERE is not set"):
         load_config({**base, "raw_root": "${NOWHERE}/x"}, {})
 

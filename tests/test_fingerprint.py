@@ -17,7 +17,7 @@ def package(tmp_path, monkeypatch):
     )
     (root / "b.py").write_text("import math\n\ndef g(x):\n    return x + 1\n")
     (root / "config.py").write_text("X = 1\n")
-    monkeypatch.setattr(module, "_PACKAGE", root)
+    monkeypatch.setattr(module, "_PACKAGES", {"ct3dlib": root})
 
     def hash_of(*names):
         module._parse.cache_clear()
@@ -64,6 +64,14 @@ def test_config_is_left_out_and_unknown_modules_are_refused(package):
     assert hash_of("ct3dlib.a") == before
     with pytest.raises(ValueError, match=r"ct3dlib\.zz is not a module"):
         hash_of("ct3dlib.zz")
+
+
+def test_a_data_file_of_a_modules_name_counts(package):
+    root, hash_of = package
+    (root / "b.yaml").write_text("x: 1\n")
+    before = hash_of("ct3dlib.a")
+    (root / "b.yaml").write_text("x: 2\n")
+    assert hash_of("ct3dlib.a") != before
 
 
 def test_the_volumes_stage_depends_on_what_it_calls():

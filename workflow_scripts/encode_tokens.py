@@ -11,7 +11,7 @@ from workflow_scripts.step import Arguments, run
 
 def main(args: Namespace) -> None:
     """Encode the shard."""
-    tokenizer = load_tokenizer(args.model, choose_device("auto"))
+    tokenizer = load_tokenizer(args.model, choose_device(args.device))
     encode_shard(args.volumes, tokenizer, args.spec, code=args.code, status=args.status)
 
 
@@ -21,5 +21,5 @@ if __name__ == "__main__":
         Arguments(description=__doc__)
         .spec(TokensSpec)
         .paths("model", "volumes", "status")
-        .text("code"),
+        .text("code", "device"),
     )

@@ -13,14 +13,17 @@ from workflow_scripts.step import Arguments, run, write_json
 
 def main(args: Namespace) -> None:
     """Write metrics/generation.json."""
-    tokenizer = load_tokenizer(args.tokenizer, choose_device("auto"))
+    tokenizer = load_tokenizer(args.tokenizer, choose_device(args.device))
     files = pd.read_csv(args.samples)["file"].tolist()
-    samples = read_samples(args.samples, files)
+    samples = [volume.array for volume in read_samples(args.samples, files)]
     write_json(args.metrics, evaluate_samples(tokenizer, samples, stored_volumes(args.valid)))
 
 
 if __name__ == "__main__":
     run(
         main,
-        Arguments(description=__doc__).paths("tokenizer", "samples", "metrics").lists("valid"),
+        Arguments(description=__doc__)
+        .paths("tokenizer", "samples", "metrics")
+        .lists("valid")
+        .text("device"),
     )

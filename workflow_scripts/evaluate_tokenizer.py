@@ -13,7 +13,7 @@ from workflow_scripts.step import Arguments, run, write_json
 def main(args: Namespace) -> None:
     """Write {split: metrics}."""
     metrics = evaluate_tokenizer(
-        load_tokenizer(args.model, choose_device("auto")),
+        load_tokenizer(args.model, choose_device(args.device)),
         stored_volumes(args.train),
         stored_volumes(args.valid),
         windows_per_batch=args.spec.windows_per_batch,
@@ -27,5 +27,6 @@ if __name__ == "__main__":
         Arguments(description=__doc__)
         .spec(TokensSpec)
         .paths("model", "metrics")
+        .text("device")
         .lists("train", "valid"),
     )

@@ -21,7 +21,8 @@ def main(args: Namespace) -> None:
         metrics=args.metrics,
         runs=args.runs,
     )
-    page = build_report(inputs, load_tokenizer(args.tokenizer, torch.device("cpu")), args.spec)
+    tokenizer = load_tokenizer(args.tokenizer, torch.device("cpu"))
+    page = build_report(inputs, tokenizer, args.spec, name=args.tokenizer.name)
     partial = args.report.with_name(f"{args.report.name}.partial")
     partial.write_text(page)
     partial.replace(args.report)
@@ -32,6 +33,6 @@ if __name__ == "__main__":
         main,
         Arguments(description=__doc__)
         .spec(ReportSpec)
-        .lists("volumes", "regions", "tokens", "metrics")
-        .paths("catalog", "tokenizer", "samples", "runs", "report"),
+        .lists("volumes", "regions", "tokens", "metrics", "runs")
+        .paths("catalog", "tokenizer", "samples", "report"),
     )

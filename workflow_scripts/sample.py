@@ -11,7 +11,7 @@ from workflow_scripts.step import Arguments, run
 
 def main(args: Namespace) -> None:
     """Write the samples, then the table that names them."""
-    device = choose_device("auto")
+    device = choose_device(args.device)
     model = load_transformer(args.model, device)
     tokenizer = load_tokenizer(args.tokenizer, device)
     table = generate_samples(model, tokenizer, args.spec, folder=args.folder)
@@ -25,5 +25,6 @@ if __name__ == "__main__":
         main,
         Arguments(description=__doc__)
         .spec(SamplesSpec)
-        .paths("model", "tokenizer", "folder", "table"),
+        .paths("model", "tokenizer", "folder", "table")
+        .text("device"),
     )

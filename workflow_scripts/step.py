@@ -5,6 +5,7 @@ library once and exits 0 only when its outputs are whole.
 """
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -12,6 +13,7 @@ import select
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -76,8 +78,11 @@ def run(main: Callable[[argparse.Namespace], None], arguments: Arguments) -> Non
     _die_with_parent()
     try:
         main(args)
-    except Ct3dError as error:
-        logger.error("%s: %s", type(error).__name__, error)
+    except (Ct3dError, ValueError) as error:
+        # A ValueError may be a fault of ours: then its traceback is wanted too.
+        logger.error(
+            "%s: %s", type(error).__name__, error, exc_info=not isinstance(error, Ct3dError)
+        )
         sys.exit(1)
 
 
@@ -95,21 +100,29 @@ def _terminate(signum: int, frame: FrameType | None) -> None:
     sys.exit(128 + signum)
 
 
+def _wait_for_end(pid: int) -> None:
+    """Return when a process has ended."""
+    if not hasattr(os, "pidfd_open"):  # not Linux
+        while True:
+            try:
+                os.kill(pid, 0)
+            except ProcessLookupError:
+                return
+            time.sleep(1)
+    with contextlib.suppress(ProcessLookupError):
+        poll = select.poll()
+        poll.register(os.pidfd_open(pid), select.POLLIN)
+        poll.poll()
+
+
 def _die_with_parent() -> None:
     """End this process when the Snakemake process named by CT3D_PARENT ends, however it ends."""
     pid = os.environ.get("CT3D_PARENT", "").rpartition(":")[2]
-    if not pid or not hasattr(os, "pidfd_open"):
+    if not pid:
         return
-    try:
-        parent = os.pidfd_open(int(pid))
-    except OSError:
-        logger.warning("the run that started this step is gone already; ending")
-        sys.exit(1)
 
     def watch() -> None:
-        poll = select.poll()
-        poll.register(parent, select.POLLIN)
-        poll.poll()
+        _wait_for_end(int(pid))
         logger.warning("the run that started this step is gone; ending")
         os.kill(os.getpid(), signal.SIGTERM)
         threading.Event().wait(_GRACE_S)

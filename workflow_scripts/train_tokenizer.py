@@ -26,6 +26,7 @@ def main(args: Namespace) -> None:
     )
     if not len(items):
         raise StoreError("no volume of the train split is stored; see its status tables")
+    torch.set_num_threads(spec.threads)
     torch.manual_seed(spec.seed)
     objective = TokenizerObjective(spec, value_range=recipe.range)
     summary = train(
@@ -39,7 +40,7 @@ def main(args: Namespace) -> None:
     if rank() == 0:
         contract = {
             "recipe": recipe.model_dump(mode="json"),
-            "windowing": "windows of 1 + t patched slices, stride t; all but the first drop one",
+            "windowing": "windows of 2 + t slices, stride t, t the slices of a token",
             "bit_order": "msb_first_channel0",
             "axis_order": "dhw",
         }

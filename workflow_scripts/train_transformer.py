@@ -30,6 +30,7 @@ def main(args: Namespace) -> None:
         bits=tokenizer.model.quantizer.bits,
         num_labels=len(LABELS) if items.labelled else 0,
     )
+    torch.set_num_threads(spec.threads)
     torch.manual_seed(spec.seed)
     objective = MaskGITObjective(spec, network)
     summary = train(

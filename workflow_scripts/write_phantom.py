@@ -2,14 +2,18 @@
 
 from argparse import Namespace
 
+from filelock import FileLock
+
 from ct3dlib.config import PhantomSpec
 from ct3dlib.datasets.phantom import write_cohort
 from workflow_scripts.step import Arguments, run
 
 
 def main(args: Namespace) -> None:
-    """Write the cohort."""
-    write_cohort(args.root, args.spec, workers=args.workers)
+    """Write the cohort, once what an earlier run left behind has ended."""
+    args.root.mkdir(parents=True, exist_ok=True)
+    with FileLock(args.root / ".phantom.lock"):
+        write_cohort(args.root, args.spec, workers=args.workers)
 
 
 if __name__ == "__main__":

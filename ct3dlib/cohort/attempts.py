@@ -13,8 +13,9 @@ MAX_DEATHS = 2
 class Attempts:
     """Deaths per volume, in a small file beside the shard's store.
 
-    A volume is written down before it is worked on and struck out afterwards, whatever came of
-    it: only a process that died at it (a reader's segmentation fault, out of memory) leaves it.
+    A volume is written down, by the name of what is to be stored, before it is worked on. It is
+    struck out when it is done or was found to be bad, and when a person or the run ends the
+    process. What stays killed the process: a reader's segmentation fault, out of memory.
     """
 
     def __init__(self, path: Path) -> None:
@@ -27,24 +28,27 @@ class Attempts:
                 path.unlink()
 
     @contextmanager
-    def guard(self, volume: str) -> Iterator[None]:
+    def guard(self, node: str) -> Iterator[None]:
         """Work on a volume.
 
         Raises:
             VolumeError: `READER_CRASHED`: the process died at this volume twice.
         """
-        deaths = self._deaths.get(volume, 0)
+        deaths = self._deaths.get(node, 0)
         if deaths >= MAX_DEATHS:
             raise VolumeError(
                 "READER_CRASHED",
-                f"{volume}: the process died {deaths} times while working on it; look at the file, "
-                f"or delete {self._path} to try again",
+                f"{node}: the process died {deaths} times while working on it; look at the file, "
+                f"or delete {self._path} and the status table beside it to try again",
             )
-        self._write({**self._deaths, volume: deaths + 1})
+        others = {k: v for k, v in self._deaths.items() if k != node}
+        self._write({**others, node: deaths + 1})
         try:
             yield
-        finally:
-            self._write({k: v for k, v in self._deaths.items() if k != volume})
+        except (VolumeError, SystemExit, KeyboardInterrupt):
+            self._write(others)
+            raise
+        self._write(others)
 
     def _write(self, deaths: dict[str, int]) -> None:
         self._deaths = deaths

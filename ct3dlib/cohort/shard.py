@@ -68,13 +68,13 @@ def store_shard(
 def _store_row(row: Row, root: Path, *, recipe: RecipeSpec, code: str, shard: OpenShard) -> Row:
     """Return the status row of one series, stored or rejected."""
     volume = row["volume"]
-    key = key_of({k: row[k] for k in _PROVENANCE}, recipe.model_dump(mode="json"), code)
+    made_by = recipe.model_dump(mode="json", exclude={"window", "range"})
+    key = key_of({k: row[k] for k in _PROVENANCE}, made_by, code)
     node = f"{volume}@{key}"
     try:
         if row["problem"]:
             raise VolumeError(row["problem"], row["problem_message"])
         shard.ensure(
-            volume,
             node,
             lambda: _store_volume(row, root, recipe=recipe, store=shard.store, node=node),
         )

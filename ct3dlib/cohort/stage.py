@@ -26,14 +26,14 @@ class OpenShard:
     store: Path
     attempts: Attempts
 
-    def ensure(self, volume: str, node: str, write: Callable[[], object]) -> None:
+    def ensure(self, node: str, write: Callable[[], object]) -> None:
         """Call `write`, which puts `node` into the store, unless it is there already.
 
         Raises:
             VolumeError: `READER_CRASHED`, or what `write` raises.
         """
         if not has_node(self.store, node):
-            with self.attempts.guard(volume):
+            with self.attempts.guard(node):
                 write()
 
 

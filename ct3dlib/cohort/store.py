@@ -189,6 +189,12 @@ class StoredVolume:
         return self.array.read(*(slice(a, b) for a, b in zip(start, stop, strict=True)))
 
     @property
+    def identity(self) -> str:
+        """Hash of the values and of where they are: what later stages are made from."""
+        ct3d = self.array.attributes["ct3d"]
+        return key_of(self.sha256, ct3d["affine"], ct3d.get("record"))
+
+    @property
     def affine(self) -> NDArray[np.float64]:
         """4 x 4, voxel (d, h, w, 1) to LPS mm."""
         return np.array(self.array.attributes["ct3d"]["affine"], dtype=np.float64)

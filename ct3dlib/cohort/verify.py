@@ -51,7 +51,7 @@ def _problems(array: StoredArray, row: dict[str, Any], tokenizer: str | None) ->
     try:
         values = array.read()
         ct3d = array.attributes["ct3d"]
-    except (StoreError, KeyError, ValueError) as error:
+    except (StoreError, KeyError, ValueError, OSError) as error:
         yield f"cannot be read: {error}"
         return
     if not array_sha256(values) == row["sha256"] == ct3d.get("sha256"):

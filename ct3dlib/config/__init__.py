@@ -100,6 +100,8 @@ class Config(Spec):
         for key, recipe in {**readers, "regions.recipe": self.regions.recipe}.items():
             if recipe not in self.recipes:
                 raise ValueError(f"{key}: no recipe {recipe!r}; there are {sorted(self.recipes)}")
+        if "transformer" in self.tokenizers:
+            raise ValueError("tokenizers: the name 'transformer' is taken; choose another")
         if self.tokens.tokenizer not in self.tokenizers:
             raise ValueError(
                 f"tokens.tokenizer: no tokenizer {self.tokens.tokenizer!r}; there are "

@@ -9,7 +9,7 @@ Shape = tuple[PositiveInt, PositiveInt, PositiveInt]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Split = Literal["train", "tune", "valid"]
 SPLITS: tuple[Split, ...] = ("train", "tune", "valid")
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 
 
 class Spec(BaseModel):

@@ -74,11 +74,10 @@ def encode_shard(
         if row["status"] != "stored":
             return _rejected(provenance, "volumes", row["reason"], row["message"])
         volume = stored[row["volume"]]
-        key = key_of(volume.sha256, tokenizer.sha256, spec.windows_per_batch, code)
+        key = key_of(volume.identity, tokenizer.sha256, spec.windows_per_batch, code)
         node = f"{volume.volume}@{key}"
         try:
             shard.ensure(
-                volume.volume,
                 node,
                 lambda: _encode_volume(volume, tokenizer, spec, store=shard.store, node=node),
             )

@@ -22,6 +22,7 @@ from ct3dlib.progress import progress
 from ct3dlib.scan.geometry import canonical
 from ct3dlib.scan.intensity import apply_window
 from ct3dlib.scan.nifti import read_nifti
+from ct3dlib.scan.volume import Volume
 
 
 def evaluate_tokenizer(
@@ -98,7 +99,12 @@ def evaluate_samples(
         tokenizer: The tokenizer that decoded the samples.
         samples: HU, D H W.
         valid: Held-out volumes of the same recipe.
+
+    Raises:
+        StoreError: No held-out volume is stored.
     """
+    if not valid:
+        raise StoreError("no volume of the valid split is stored; see its status tables")
     recipe = tokenizer.recipe
     real = torch.stack([latent_features(tokenizer, v.read()) for v in valid])
     drawn = torch.stack([latent_features(tokenizer, s) for s in samples])
@@ -112,7 +118,9 @@ def evaluate_samples(
     return {
         "kid": None if distance is None else distance.mean,
         "kid_std": None if distance is None else distance.std,
-        "ms_ssim_diversity": float(ms_ssim_diversity(stack - recipe.window[0], data_range=width)),
+        "ms_ssim_diversity": float(ms_ssim_diversity(stack - recipe.window[0], data_range=width))
+        if len(samples) > 1
+        else None,
         "label_balanced_accuracy": {},
         "n": len(samples),
         "n_real": len(valid),
@@ -132,9 +140,9 @@ def latent_features(tokenizer: Tokenizer, hu: NDArray[np.generic]) -> Float[Tens
     return torch.cat([latents.mean(1), latents.std(1)]).cpu()
 
 
-def read_samples(table: Path, files: Sequence[str]) -> list[NDArray[np.generic]]:
-    """Return the sampled volumes beside a table of samples, HU D H W."""
-    return [canonical(read_nifti(table.parent / name).volume).array for name in files]
+def read_samples(table: Path, files: Sequence[str]) -> list[Volume]:
+    """Return the sampled volumes beside a table of samples, HU, canonical axes."""
+    return [canonical(read_nifti(table.parent / name).volume) for name in files]
 
 
 def _mean(values: Any) -> float | None:

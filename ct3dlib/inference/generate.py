@@ -42,9 +42,11 @@ def generate_samples(
     recipe = tokenizer.recipe
     rows = []
     folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("sample_*.nii.gz"):
+        old.unlink()
     seeds = sample_seeds(spec.seed, spec.num_samples)
     for i, seed in enumerate(progress(seeds, name="samples", unit="sample")):
-        label = spec.labels[i % len(spec.labels)] if spec.labels else ""
+        label = spec.labels[i % len(spec.labels)] if spec.labels and model.labels else ""
         prompt = label_prompt(model, label, seed=seed)
         indices = sample_indices(model.model, prompt, grid=model.grid, spec=spec)
         hu = decode_indices(

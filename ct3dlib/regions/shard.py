@@ -56,9 +56,8 @@ def segment_shard(volumes: Path, spec: RegionsSpec, *, code: str, status: Path) 
             if row["status"] != "stored":
                 raise VolumeError(row["reason"], row["message"])
             volume = stored[row["volume"]]
-            node = f"{volume.volume}@{key_of(volume.sha256, spec.model_dump(), code)}"
+            node = f"{volume.volume}@{key_of(volume.identity, spec.model_dump(), code)}"
             shard.ensure(
-                volume.volume,
                 node,
                 lambda: _segment_volume(volume, spec, store=shard.store, node=node),
             )

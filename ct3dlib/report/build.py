@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from ct3dlib.cohort.store import StoredVolume, read_status, records, stored_volumes
 from ct3dlib.config import ReportSpec
@@ -36,7 +34,6 @@ from ct3dlib.report.page import (
 from ct3dlib.report.pictures import (
     LUNG,
     SOFT,
-    WIDE,
     Picture,
     above,
     beside,
@@ -62,7 +59,7 @@ class Inputs:
         tokens: Joined token tables, one a split.
         samples: Table of the samples, beside them.
         metrics: Metric files.
-        runs: Folder of the training runs.
+        runs: Folders of the training runs.
     """
 
     catalog: Path
@@ -71,11 +68,17 @@ class Inputs:
     tokens: Sequence[Path]
     samples: Path
     metrics: Sequence[Path]
-    runs: Path
+    runs: Sequence[Path]
 
 
-def build_report(inputs: Inputs, tokenizer: Tokenizer, spec: ReportSpec) -> str:
+def build_report(inputs: Inputs, tokenizer: Tokenizer, spec: ReportSpec, *, name: str) -> str:
     """Return the report as one HTML page.
+
+    Args:
+        inputs: What the run left.
+        tokenizer: The one that made the tokens.
+        spec: Title and number of examples.
+        name: The tokenizer's name in the config.
 
     Raises:
         StoreError: A table or a stored volume is missing.
@@ -85,15 +88,17 @@ def build_report(inputs: Inputs, tokenizer: Tokenizer, spec: ReportSpec) -> str:
     tokens = {path.stem: read_status(path) for path in inputs.tokens}
     metrics = {path.stem: json.loads(path.read_text()) for path in inputs.metrics}
     tables = [p for p in inputs.volumes if p.parent.name == "valid"]
-    examples = _one_a_patient(stored_volumes(tables), catalog)[: spec.num_examples]
+    encoded = {row["volume"] for row in records(tokens["valid"]) if row["status"] == "encoded"}
+    held_out = [volume for volume in stored_volumes(tables) if volume.volume in encoded]
+    examples = _one_a_patient(held_out, catalog)[: spec.num_examples]
     sections = [
-        _overview(catalog, status, tokens=tokens, metrics=metrics),
-        _inputs(examples, stored_volumes(inputs.regions)),
+        _overview(catalog, status, tokens=tokens, metrics=metrics, name=name),
+        _inputs(examples, stored_volumes(inputs.regions), window=tokenizer.recipe.window),
         _reconstructions(examples, inputs, tokenizer),
-        _samples(inputs.samples, examples),
+        _samples(inputs.samples),
         _training(inputs.runs),
         _measures(metrics),
-        _rejected(status, catalog),
+        _rejected(pd.concat(tokens.values()), catalog),
     ]
     return render(spec.title, sections)
 
@@ -104,12 +109,12 @@ def _overview(
     *,
     tokens: Mapping[str, pd.DataFrame],
     metrics: Mapping[str, Any],
+    name: str,
 ) -> Section:
     stored = sum(row["status"] == "stored" for row in records(status))
     joined = records(pd.concat(tokens.values()))
     num_tokens = sum(math.prod(row["shape"]) for row in joined if row["status"] == "encoded")
-    best = {name: m["valid"] for name, m in metrics["reconstruction"].items()}
-    name, valid = next(iter(best.items()))
+    valid = metrics["reconstruction"][name]["valid"]
     gain = _gain(valid)
     counts = Counter(row["split"] for row in records(catalog))
     drawing = pipeline(
@@ -128,7 +133,7 @@ def _overview(
         Stat(str(stored), "volumes stored"),
         Stat(str(len(status) - stored), "rejected with a reason"),
         Stat(str(catalog["patient"].nunique()), "patients"),
-        Stat(f"{valid['psnr_db']:.2f} dB", f"held-out PSNR of {name} (range 2000 HU)"),
+        Stat(f"{valid['psnr_db']:.2f} dB", f"held-out PSNR of {name} (range of the window)"),
         Stat("" if gain is None else f"{gain:+.2f} dB", "above the mean volume"),
         Stat(f"{valid['code_usage']:.0%}", "code usage"),
     ]
@@ -136,7 +141,12 @@ def _overview(
     return Section("Overview", (Stats(tuple(stats)), Drawing(drawing, f"The graph. {text}.")))
 
 
-def _inputs(examples: Sequence[StoredVolume], regions: Sequence[StoredVolume]) -> Section:
+def _inputs(
+    examples: Sequence[StoredVolume],
+    regions: Sequence[StoredVolume],
+    *,
+    window: tuple[float, float],
+) -> Section:
     masks = {volume.volume: volume for volume in regions}
     blocks: list[Block] = [
         Text(
@@ -150,8 +160,8 @@ def _inputs(examples: Sequence[StoredVolume], regions: Sequence[StoredVolume]) -
         mask = masks[volume.volume].read() if volume.volume in masks else None
         rows = [beside([planes(hu, volume.spacing, window=window) for window in (LUNG, SOFT)])]
         if mask is not None:
-            wide = planes(hu, volume.spacing, window=WIDE)
-            laid_over = planes(hu, volume.spacing, window=WIDE, regions=mask)
+            wide = planes(hu, volume.spacing, window=window)
+            laid_over = planes(hu, volume.spacing, window=window, regions=mask)
             rows.append(beside([wide, laid_over]))
         size = " x ".join(f"{s:.1f}" for s in volume.spacing)
         shape = " x ".join(str(n) for n in volume.shape)
@@ -170,29 +180,28 @@ def _reconstructions(
         )
     ]
     table = next(path for path in inputs.tokens if path.stem == "valid")
+    window = tokenizer.recipe.window
     for volume in examples:
         original = volume.read()
         decoded = decode_volume(find_tokens(table, volume.volume), tokenizer, stored_grid=True)
         rows: list[Picture] = [
-            planes(original, volume.spacing),
-            planes(decoded.array, volume.spacing),
+            planes(original, volume.spacing, window=window),
+            planes(decoded.array, volume.spacing, window=window),
             difference(original, decoded.array, volume.spacing),
         ]
-        quality = psnr_db(original, decoded.array, window=WIDE)
+        quality = psnr_db(original, decoded.array, window=window)
         blocks.append(Figure(png(beside(rows)), f"{volume.volume}: PSNR {quality:.2f} dB"))
     return Section("Reconstructions", tuple(blocks))
 
 
-def _samples(table: Path, examples: Sequence[StoredVolume]) -> Section:
+def _samples(table: Path) -> Section:
     rows = records(pd.read_csv(table, keep_default_na=False))
-    arrays: list[NDArray[np.generic]] = read_samples(table, [row["file"] for row in rows])
-    if not examples:
-        return Section("Samples", (Text("No held-out volume to compare with."),))
-    spacing = examples[0].spacing
+    volumes = read_samples(table, [row["file"] for row in rows])
     blocks: list[Block] = [
         Text("Volumes drawn from the token transformer, decoded; the finding asked for below each.")
     ]
-    for row, hu in zip(rows, arrays, strict=True):
+    for row, volume in zip(rows, volumes, strict=True):
+        hu, spacing = volume.array, volume.spacing
         pictures = [planes(hu, spacing, window=window) for window in (LUNG, SOFT)]
         asked = row["label"] or "no finding"
         caption = f"{row['file']}: asked for {asked}, seed {row['seed']}"
@@ -200,9 +209,9 @@ def _samples(table: Path, examples: Sequence[StoredVolume]) -> Section:
     return Section("Samples", tuple(blocks))
 
 
-def _training(runs: Path) -> Section:
+def _training(runs: Sequence[Path]) -> Section:
     blocks: list[Block] = []
-    for run in sorted(path.parent for path in runs.glob("*/metrics.jsonl")):
+    for run in runs:
         series = read_metrics(run / "metrics.jsonl")
         names = CURVES["transformer" if run.name == "transformer" else "tokenizer"]
         blocks.append(Figure(curves(series, names), f"{run.name}: training and validation"))
@@ -249,20 +258,21 @@ def _measures(metrics: Mapping[str, Any]) -> Section:
     return Section("Metrics", tuple(blocks))
 
 
-def _rejected(status: pd.DataFrame, catalog: pd.DataFrame) -> Section:
+def _rejected(tokens: pd.DataFrame, catalog: pd.DataFrame) -> Section:
     splits = {row["volume"]: row["split"] for row in records(catalog)}
-    rejected = [row for row in records(status) if row["status"] == "rejected"]
+    rejected = [row for row in records(tokens) if row["status"] == "rejected"]
     if not rejected:
-        return Section("Rejected volumes", (Text("None: every series found was stored."),))
+        return Section("Rejected volumes", (Text("None: every series found was encoded."),))
     frame = pd.DataFrame(
         {
             "volume": [row["volume"] for row in rejected],
             "split": [splits[row["volume"]] for row in rejected],
+            "stage": [row["stage"] for row in rejected],
             "reason": [row["reason"] for row in rejected],
             "what was found, and the way out": [row["message"] for row in rejected],
         }
     )
-    caption = f"{len(frame)} of {len(status)} series could not be used; nothing else was lost."
+    caption = f"{len(frame)} of {len(tokens)} series could not be used; all others were encoded."
     return Section("Rejected volumes", (Table(frame, caption),))
 
 

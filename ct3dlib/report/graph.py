@@ -25,6 +25,7 @@ def pipeline(stages: Sequence[tuple[str, str]]) -> str:
             f'<text x="{x + _WIDTH / 2}" y="46" fill="#5b6876">{html.escape(result)}</text>'
         )
     return (
-        f'<svg viewBox="-2 -2 {width + 4} {_HEIGHT + 4}" role="img" font-size="13" text-anchor="middle" '
-        f'font-family="system-ui, sans-serif" fill="#1d2733">{"".join(parts)}</svg>'
+        f'<svg viewBox="-2 -2 {width + 4} {_HEIGHT + 4}" role="img" font-size="13" '
+        f'text-anchor="middle" font-family="system-ui, sans-serif" fill="#1d2733">'
+        f"{''.join(parts)}</svg>"
     )

@@ -32,6 +32,15 @@ def test_two_deaths_at_a_volume_reject_it(tmp_path):
     assert error.value.reason == "READER_CRASHED"
 
 
+def test_running_out_of_memory_counts_as_a_death(tmp_path):
+    path = tmp_path / "a.json"
+    for _ in range(2):
+        with pytest.raises(MemoryError), Attempts(path).guard("v"):
+            raise MemoryError
+    with pytest.raises(VolumeError, match="died 2 times"), Attempts(path).guard("v"):
+        pass
+
+
 def test_success_and_plain_errors_leave_nothing(tmp_path):
     path = tmp_path / "a.json"
     attempts = Attempts(path)

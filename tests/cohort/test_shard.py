@@ -1,6 +1,7 @@
 """One shard: every series ends as a stored volume or a rejected row."""
 
 import json
+import shutil
 
 import nibabel
 import numpy as np
@@ -102,7 +103,10 @@ def test_a_second_run_keeps_what_is_there_and_another_recipe_replaces_it(rows, t
 
 def test_a_reader_that_died_twice_rejects_its_volume(rows, tmp_path):
     status = tmp_path / "0000.parquet"
-    (tmp_path / "0000.attempts.json").write_text(json.dumps({"b": 2}))
+    frame = store_shard(rows, tmp_path / "raw", recipe=RECIPE, code="1", status=status)
+    node = frame.set_index("volume").loc["b", "node"]
+    (tmp_path / "0000.attempts.json").write_text(json.dumps({node: 2}))
+    shutil.rmtree(tmp_path / "0000.zarr" / node)
     frame = store_shard(rows, tmp_path / "raw", recipe=RECIPE, code="1", status=status)
     assert frame.set_index("volume").loc["b", "reason"] == "READER_CRASHED"
     assert (frame["status"] == "stored").sum() == 2

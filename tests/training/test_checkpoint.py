@@ -104,7 +104,7 @@ def test_one_process_trains_in_a_folder(tmp_path, caplog):
     with (
         only_writer(tmp_path),
         pytest.raises(TrainingError, match="another process trains here"),
-        only_writer(tmp_path, wait_s=0),
+        only_writer(tmp_path, wait_s=0.0),
     ):
         pass
     with only_writer(tmp_path):

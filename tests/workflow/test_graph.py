@@ -167,6 +167,9 @@ def test_verify_finds_one_flipped_byte_and_describe_prints_the_contract(copy, en
         )
 
     assert ct3d("verify", "tokens", "data", "--model", "models/lfq").returncode == 0
+    store = next((copy / "data/volumes/chest/tune").glob("*.zarr"))
+    store.rename(store.with_name("away"))
+    assert "cannot be read" in ct3d("verify", "data").stdout
     payload = next((copy / "tokens/train").glob("*.zarr/*/0/c.0"))
     content = bytearray(payload.read_bytes())
     content[len(content) // 2] ^= 16
