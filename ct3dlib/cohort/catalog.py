@@ -6,6 +6,7 @@ found is left out: what cannot be used is a row with its problem.
 
 import hashlib
 import logging
+import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -143,6 +144,11 @@ class Row:
 
 
 _FIELDS = tuple(field.name for field in fields(Row))
+
+
+def without_root(message: str, root: Path) -> str:
+    """Return a message with paths relative to the raw root: the same on every machine."""
+    return message.replace(f"{root}{os.sep}", "")
 
 
 def safe_name(text: str) -> str:

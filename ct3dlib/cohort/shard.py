@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from ct3dlib.cohort.catalog import without_root
 from ct3dlib.cohort.stage import OpenShard, Row, fill_shard
 from ct3dlib.cohort.store import key_of, records, write_node
 from ct3dlib.config import RecipeSpec
@@ -87,7 +88,7 @@ def _store_row(row: Row, root: Path, *, recipe: RecipeSpec, code: str, shard: Op
             "volume": volume,
             "status": "rejected",
             "reason": error.reason,
-            "message": str(error),
+            "message": without_root(str(error), root),
             "shape": None,
             "spacing": None,
             "lost": float("nan"),

@@ -8,7 +8,7 @@ from typing import Literal
 
 import pandas as pd
 
-from ct3dlib.cohort.catalog import Row, arrange
+from ct3dlib.cohort.catalog import Row, arrange, without_root
 from ct3dlib.config import CatalogSpec, Split
 from ct3dlib.datasets.ct_rate import read_ct_rate
 from ct3dlib.datasets.folder import read_folder
@@ -59,6 +59,12 @@ def build_catalog(
             f"{root}: no NIfTI or DICOM series found; set raw_root (or CT3D_RAW) to the folder of "
             f"the scans"
         )
+    rows = [
+        replace(row, problem_message=without_root(row.problem_message, root))
+        if row.problem_message
+        else row
+        for row in rows
+    ]
     given: dict[str, Split] = {}
     if spec.split_csv is not None:
         rows, given = _apply(read_split_table(root / spec.split_csv), rows)
