@@ -68,6 +68,7 @@ def test_a_last_axis_of_one_is_dropped_and_4d_is_not_known(tmp_path: Path) -> No
         gzip.compress(b"x" * 100),
         b"\x5c\x01\0\0" + b"\0" * 344,
     ],
+    ids=["empty", "text", "broken gzip", "gzip of text", "zero header"],
 )
 def test_unreadable_headers_are_not_known(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.nii.gz").write_bytes(content)
