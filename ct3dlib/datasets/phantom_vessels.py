@@ -123,8 +123,9 @@ def grow(root: Points, targets: Points, *, radius: float) -> list[Branch]:
         stop = start + 0.42 * (leaves.mean(axis=0) - start)
         branches.append(Branch(start, stop, (thick, thick * 0.93)))
         spread = leaves - leaves.mean(axis=0)
-        axis = np.linalg.eigh(spread.T @ spread)[1][:, -1]
-        order = np.argsort(spread @ axis)
+        # Sums by einsum: those of BLAS change with its number of threads.
+        axis = np.linalg.eigh(np.einsum("ni,nj->ij", spread, spread))[1][:, -1]
+        order = np.argsort(np.einsum("ni,i->n", spread, axis), kind="stable")
         half = len(leaves) // 2
         for part in (order[:half], order[half:]):
             share = (len(part) / len(leaves)) ** (1 / 3.3)
