@@ -23,12 +23,15 @@ from ct3dlib.cohort.labels import LABELS
 from ct3dlib.cohort.split import Patient, assign_splits
 from ct3dlib.config import SPLITS, CatalogSpec, Split
 from ct3dlib.errors import DatasetError, StoreError
+from ct3dlib.scan.volume import Domain
 
 logger = logging.getLogger(__name__)
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]+")
 _SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _LONGEST = 160
+
+Kind = Literal["nifti", "dicom", "itk", "jpeg", "npz"]
 
 # Column -> type on disk; the order is that of the columns.
 SCHEMA = pa.schema(
@@ -40,7 +43,9 @@ SCHEMA = pa.schema(
         ("split", pa.string()),
         ("shard", pa.int32()),
         ("kind", pa.string()),
+        ("domain", pa.string()),
         ("sources", pa.list_(pa.string())),
+        ("item", pa.int64()),
         ("size", pa.int64()),
         ("mtime_ns", pa.int64()),
         ("spacing", pa.list_(pa.float64())),
@@ -50,12 +55,14 @@ SCHEMA = pa.schema(
         ("metadata", pa.string()),
         ("metadata_hash", pa.string()),
         ("labels", pa.list_(pa.int8())),
+        ("label", pa.string()),
         ("findings", pa.string()),
         ("impressions", pa.string()),
         ("question", pa.string()),
         ("answer", pa.string()),
         ("qa_source", pa.string()),
         ("regions_truth", pa.string()),
+        ("lesion_mask", pa.string()),
         ("problem", pa.string()),
         ("problem_message", pa.string()),
     ]
@@ -74,8 +81,10 @@ class Row:
         split: What the data set says, None where it says nothing. Under "train", `tune` may be
             drawn; the catalog holds the final split.
         shard: None until it is given.
-        kind: What the sources are.
+        kind: What the sources are; "itk" is NRRD and MetaImage.
+        domain: What the values mean.
         sources: Files, POSIX paths relative to the raw root.
+        item: Place of the volume in its source where that holds many ("npz").
         size: Bytes of all sources.
         mtime_ns: Latest change of a source, ns since 1970.
         spacing: (D, H, W), mm, None where it is not known without decoding.
@@ -84,12 +93,14 @@ class Row:
         intercept: Rescale intercept of the data set's table, HU.
         metadata: The table's row as JSON, blank cells left out.
         labels: 0 or 1 for each of `LABELS`.
+        label: Class or modality, in data sets whose volumes have one each.
         findings: Findings section of the report, "" where there is none.
         impressions: Impression section of the report, "" where there is none.
         question: Of a question-answer pair about the volume.
         answer: Of that pair.
         qa_source: Where the pair is from: "vqa" (the data set) or "template" (the report).
         regions_truth: True regions, path relative to the raw root.
+        lesion_mask: Lesions that somebody drew, path relative to the raw root.
         problem: Code why the series is rejected without being read.
         problem_message: The same for people.
 
@@ -103,8 +114,10 @@ class Row:
     study: str
     split: Split | None = None
     shard: int | None = None
-    kind: Literal["nifti", "dicom"]
+    kind: Kind
+    domain: Domain = "hu"
     sources: tuple[str, ...]
+    item: int | None = None
     size: int
     mtime_ns: int
     spacing: tuple[float, float, float] | None = None
@@ -113,12 +126,14 @@ class Row:
     intercept: float | None = None
     metadata: str = "{}"
     labels: tuple[int, ...] | None = None
+    label: str | None = None
     findings: str = ""
     impressions: str = ""
     question: str = ""
     answer: str = ""
     qa_source: Literal["vqa", "template"] | None = None
     regions_truth: str | None = None
+    lesion_mask: str | None = None
     problem: str | None = None
     problem_message: str | None = None
 

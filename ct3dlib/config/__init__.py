@@ -15,6 +15,8 @@ from ct3dlib.config.base import SPLITS, Fraction, Name, Shape, Spec, Split, Trip
 from ct3dlib.config.data import (
     CatalogSpec,
     ClassicalRegionsSpec,
+    Dataset,
+    Domain,
     Fault,
     PhantomSpec,
     RecipeSpec,
@@ -44,6 +46,8 @@ __all__ = [
     "CausalTokenizerSpec",
     "ClassicalRegionsSpec",
     "Config",
+    "Dataset",
+    "Domain",
     "EarlyStopSpec",
     "Fault",
     "Fraction",

@@ -1,11 +1,21 @@
 """Sections of the data wing: the synthetic cohort, the catalog, recipes, regions."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from ct3dlib.config.base import SPLITS, Fraction, Name, Shape, Spec, Split, Triple
 
+Domain = Literal["hu", "mr", "window8", "uint8"]
+Percent = Annotated[float, Field(ge=0, le=100)]
+Dataset = Literal["ct_rate", "folder", "brats", "medmnist3d", "omniabnorm"]
 Fault = Literal["truncated", "nan", "no_metadata", "single_slice"]
 
 
@@ -50,7 +60,7 @@ class PhantomSpec(Spec):
 class CatalogSpec(Spec):
     """Which reader lists the raw root, and how patients are split and spread over shards."""
 
-    dataset: Literal["ct_rate", "folder"]
+    dataset: Dataset
     tune: Fraction = Field(default=0.1, description="Share of patients kept to choose checkpoints.")
     valid: Fraction = Field(
         default=0.2,
@@ -78,6 +88,17 @@ class CatalogSpec(Spec):
 class RecipeSpec(Spec):
     """A named normalisation of volumes: one store, whose models see `window` as `range`."""
 
+    domain: Domain = Field(
+        default="hu", description="What values mean; series of another domain are rejected."
+    )
+    clip_first: tuple[float, float] | None = Field(
+        default=None,
+        description="Clip to this before resampling, HU, as CT-CLIP's inference; null: only after.",
+    )
+    body_margin: NonNegativeFloat | None = Field(
+        default=None,
+        description="Crop to the body's bounding box and this margin, mm; null: keep all of it.",
+    )
     spacing: Triple | None = Field(default=None, description="Resample to this spacing, mm.")
     size: Shape | None = Field(default=None, description="Or resample to this many voxels.")
     shape: Shape | None = Field(
@@ -89,6 +110,10 @@ class RecipeSpec(Spec):
     window: tuple[float, float] = Field(
         default=(-1000.0, 1000.0), description="HU that map to `range`."
     )
+    percentiles: tuple[Percent, Percent] | None = Field(
+        default=None,
+        description="mr: percentiles of a volume's voxels above 0, in the window's place.",
+    )
     range: tuple[float, float] = Field(default=(-1.0, 1.0), description="What models see.")
     hu_state: Literal["auto", "hu", "stored"] = Field(
         default="auto", description="Whether files hold HU, stored values, or each is found out."
@@ -99,9 +124,20 @@ class RecipeSpec(Spec):
     def _check(self) -> "RecipeSpec":
         if self.spacing is not None and self.size is not None:
             raise ValueError("give spacing or size, not both")
-        for name, (low, high) in {"window": self.window, "range": self.range}.items():
+        for name in ("window", "range", "clip_first", "percentiles"):
+            low, high = getattr(self, name) or (0, 1)
             if not low < high:
                 raise ValueError(f"{name} must rise: ({low}, {high})")
+        if (self.domain == "mr") != (self.percentiles is not None):
+            raise ValueError("percentiles belong to domain mr and to no other, e.g. [0.5, 99.5]")
+        if self.domain != "hu" and (
+            self.clip_first or self.body_margin is not None or self.center == "body"
+        ):
+            raise ValueError(
+                f"clip_first, body_margin and center: body need HU, not the domain {self.domain!r}"
+            )
+        if self.domain in ("window8", "uint8") and self.window != (0, 255):
+            raise ValueError(f"the window of 8-bit values is [0, 255], not {list(self.window)}")
         return self
 
 

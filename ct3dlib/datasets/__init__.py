@@ -4,20 +4,17 @@ import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import pandas as pd
 
 from ct3dlib.cohort.catalog import Row, arrange, without_root
-from ct3dlib.config import CatalogSpec, Split
+from ct3dlib.config import CatalogSpec, Dataset, Split
 from ct3dlib.datasets.ct_rate import read_ct_rate
 from ct3dlib.datasets.folder import read_folder
 from ct3dlib.datasets.split_table import SplitTable, read_split_table
 from ct3dlib.errors import DatasetError
 
 logger = logging.getLogger(__name__)
-
-Dataset = Literal["ct_rate", "folder"]
 
 
 def read_dataset(name: Dataset, root: Path) -> Iterator[Row]:

@@ -4,12 +4,11 @@ Axes are D H W; the affine maps a voxel (d, h, w, 1) to LPS millimetres (x, y, z
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-Domain = Literal["hu", "mr", "window8", "uint8"]
+from ct3dlib.config import Domain
 
 
 @dataclass(frozen=True, eq=False)
