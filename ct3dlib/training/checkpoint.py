@@ -155,8 +155,9 @@ class Checkpoints:
         return None
 
     def _move_aside(self, differing: list[str]) -> None:
-        number = len(list(self._run_dir.glob("stale-*"))) + 1
-        aside = self._run_dir / f"stale-{number}"
+        number = 1
+        while (aside := self._run_dir / f"stale-{number}").exists():
+            number += 1
         aside.mkdir()
         for path in self._run_dir.iterdir():
             if path.name != _LOCK and not path.name.startswith("stale-"):

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from ct3dlib.config import TrainSpec
+from ct3dlib.errors import TrainingError
 from ct3dlib.progress import progress
 from ct3dlib.training.checkpoint import Checkpoints, identity_of, only_writer
 from ct3dlib.training.distributed import any_rank, process_group, rank
@@ -121,6 +122,11 @@ class _Run:
         """Take all steps that are left, then the best weights."""
         self._resume()
         last = self._spec.stop_at or self._spec.steps
+        if self._step > last:
+            raise TrainingError(
+                f"{run_dir}: has taken {self._step} steps, stop_at wants {last}; raise stop_at, or "
+                f"remove the folder to train anew"
+            )
         if self._step < last and not self._exhausted():
             project = self._spec.wandb_project
             with (

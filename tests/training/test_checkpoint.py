@@ -76,6 +76,13 @@ def test_another_run_is_moved_aside(checkpoints, tmp_path, caplog):
     ]
 
 
+def test_a_removed_stale_folder_does_not_stop_the_next_one(checkpoints, tmp_path):
+    _save(checkpoints, 5)
+    (tmp_path / "stale-2").mkdir()
+    Checkpoints(tmp_path, {"spec.steps": "other", "items": "some"}, keep=2).load()
+    assert (tmp_path / "stale-1/checkpoints/step-000000005.pt").exists()
+
+
 def test_the_identity_leaves_out_what_does_not_change_the_weights():
     def identity(objective=None, code="", **changes) -> dict[str, str]:
         objective = objective or Regression()

@@ -85,6 +85,12 @@ def test_the_best_weights_come_back(tmp_path):
     torch.testing.assert_close(objective.state_dict(), expected.state_dict(), rtol=0, atol=0)
 
 
+def test_a_run_past_stop_at_is_not_exported_as_if_it_had_stopped(tmp_path):
+    _weights_after(6, tmp_path)
+    with pytest.raises(TrainingError, match="has taken 6 steps, stop_at wants 4; raise stop_at"):
+        _weights_after(4, tmp_path)
+
+
 def test_a_finished_run_is_not_run_again(tmp_path):
     first, again = _make(), _make()
     spec = spec_of(steps=4, validate_every=2)
