@@ -5,6 +5,7 @@ from typing import Annotated
 
 import torch
 import typer
+from pyarrow import ArrowInvalid
 from pyarrow.parquet import read_schema
 
 from ct3dlib import __version__
@@ -26,9 +27,16 @@ def main() -> None:
     """Run the command line; an error that a user can cause is one line, not a traceback."""
     try:
         app()
-    except Ct3dError as error:
+    except (Ct3dError, OSError) as error:
         typer.secho(f"ct3d: {error}", err=True, fg="red")
         raise SystemExit(1) from error
+
+
+def _nifti_name(path: Path) -> Path:
+    """Refuse a name that is not NIfTI's before anything is computed."""
+    if not path.name.lower().endswith((".nii", ".nii.gz")):
+        raise typer.BadParameter(f"{path}: the name must end with .nii or .nii.gz")
+    return path
 
 
 @app.command()
@@ -41,7 +49,9 @@ def version() -> None:
 def decode(
     tokens: Annotated[Path, typer.Argument(help="tokens/valid, its .parquet, or one shard of it")],
     volume: Annotated[str, typer.Option(help="id of the volume")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="NIfTI to write, in HU")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", callback=_nifti_name, help="NIfTI to write, in HU")
+    ],
     models: Annotated[
         Path | None, typer.Option(help="folder of models; next to tokens/ when absent")
     ] = None,
@@ -95,8 +105,22 @@ def _beside(tokens: Path, name: str) -> Path:
 
 
 def _status_tables(path: Path) -> list[Path]:
-    """Return the status tables of stores at or below a path."""
+    """Return the status tables of stores at or below a path.
+
+    Raises:
+        StoreError: There is nothing at the path, or a table cannot be read.
+    """
+    if not path.exists():
+        raise StoreError(f"{path}: no such file or folder; give data/, tokens/ or a status table")
     found = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
-    columns = {table: set(read_schema(table).names) for table in found}
+    columns = {table: _columns(table) for table in found}
     # A split's joined table has the shard too: its stores belong to the tables of its shards.
     return [t for t in found if "node" in columns[t] and "shard" not in columns[t]]
+
+
+def _columns(table: Path) -> set[str]:
+    """Return the names of a table's columns."""
+    try:
+        return set(read_schema(table).names)
+    except (OSError, ArrowInvalid) as error:
+        raise StoreError(f"{table}: not a status table ({error})") from error

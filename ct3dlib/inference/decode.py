@@ -27,6 +27,8 @@ def find_tokens(tokens: Path, volume: str) -> StoredArray:
         StoreError: There is no such table, the volume is not in it, or it was rejected.
     """
     table = tokens if tokens.suffix == ".parquet" else tokens.with_suffix(".parquet")
+    if not table.exists():
+        raise StoreError(f"{table}: no such table; give tokens/SPLIT of a run that has encoded it")
     rows = [row for row in records(read_status(table)) if row["volume"] == volume]
     if not rows:
         raise StoreError(f"{table}: no volume {volume!r}; `ct3d describe {table}` lists them")
@@ -66,17 +68,17 @@ def decode_volume(
         stored_grid: Stay on the store's grid instead of going back to the scan's own.
     """
     ct3d = tokens.attributes["ct3d"]
-    recipe = tokenizer.recipe
+    recipe, record = tokenizer.recipe, Record.model_validate(ct3d["record"])
     depth, height, width = ct3d["volume_shape"]
     hu = decode_indices(
         tokenizer.model,
         torch.from_numpy(read_indices(tokens)),
         shape=(depth, height, width),
-        window=recipe.window,
+        window=record.window or recipe.window,
         value_range=recipe.range,
     )
     volume = Volume(hu, np.array(ct3d["affine"]))
     if not stored_grid:
-        volume = restore(volume, Record.model_validate(ct3d["record"]))
+        volume = restore(volume, record)
     array = np.clip(np.rint(volume.array), -1024, 3071).astype(np.int16)
     return Volume(array, volume.affine)

@@ -48,6 +48,9 @@ def describe_table(path: Path) -> str:
     lines += [f"  {status}: {count}" for status, count in counts.items()]
     rejected = [row for row in rows if row.get("status") == "rejected"]
     lines += [f"  {row['volume']} rejected, {row['reason']}: {row['message']}" for row in rejected]
+    problems = [row for row in rows if row.get("problem")]
+    lines += [f"  {r['volume']} to be rejected, {r['problem_message']}" for r in problems]
     columns = [c for c in ("volume", "split", "shard", "shape", "spacing") if c in frame.columns]
-    kept = [{c: row[c] for c in columns} for row in rows if row.get("status") != "rejected"]
+    out = [*rejected, *problems]
+    kept = [{c: row[c] for c in columns} for row in rows if row not in out]
     return "\n".join([*lines, pd.DataFrame(kept).to_string(index=False) if kept else ""])
