@@ -5,6 +5,10 @@ class Ct3dError(Exception):
     """Base of every error that the library raises on purpose about files and data."""
 
 
+class ConfigError(Ct3dError, ValueError):
+    """A key of the config is unknown, or a value does not fit."""
+
+
 class VolumeError(Ct3dError):
     """One volume cannot be used; a step turns it into a rejected row.
 

@@ -5,18 +5,23 @@ One pip environment serves all rules, so none names a conda environment.
 
 import fcntl
 import os
+import shlex
 import shutil
 import sys
 import time
 from pathlib import Path
 
 from ct3dlib.config import SPLITS, load_config
+from ct3dlib.errors import ConfigError
 from ct3dlib.fingerprint import fingerprint
 
-CONFIG = load_config(config)
+try:
+    CONFIG = load_config(config)
+except ConfigError as error:
+    raise WorkflowError(f"config.yaml with its preset:\n{error}")
 RAW_ROOT = CONFIG.raw_root
 DATASET = CONFIG.catalog.dataset
-PYTHON = sys.executable
+PYTHON = shlex.quote(sys.executable)
 
 
 wildcard_constraints:
@@ -52,10 +57,11 @@ def status_tables(pattern, splits):
 
 
 def launch(training):
-    """Return what stands between Python and a training's step: torchrun for more than one GPU."""
+    """Return what starts a training's module: torchrun for more than one GPU."""
     if training.devices == 1:
-        return ""
-    return f"-m torch.distributed.run --standalone --nproc_per_node {training.devices}"
+        return "-m"
+    # "--" ends torchrun's own options: it would take a step's `--run` for a short form of one.
+    return f"-m torch.distributed.run --standalone --nproc_per_node {training.devices} -m --"
 
 
 def gpus(training):

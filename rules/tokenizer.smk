@@ -59,7 +59,7 @@ rule tokenizer:
         code=fingerprint("workflow_scripts.train_tokenizer"),
         launch=tokenizer_launch,
     shell:
-        "{PYTHON} {params.launch} -m workflow_scripts.train_tokenizer --spec {params.spec:q}"
+        "{PYTHON} {params.launch} workflow_scripts.train_tokenizer --spec {params.spec:q}"
         " --recipe {params.recipe:q} --train {input.train} --tune {input.tune}"
         " --code {params.code} --run runs/{wildcards.tokenizer} --model models/{wildcards.tokenizer} > {log} 2>&1"
 

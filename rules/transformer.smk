@@ -23,7 +23,7 @@ rule transformer:
         code=fingerprint("workflow_scripts.train_transformer"),
         launch=launch(CONFIG.transformer),
     shell:
-        "{PYTHON} {params.launch} -m workflow_scripts.train_transformer --spec {params.spec:q}"
+        "{PYTHON} {params.launch} workflow_scripts.train_transformer --spec {params.spec:q}"
         " --catalog {input.catalog} --tokens tokens --tokenizer models/{TOKENIZER}"
         " --code {params.code} --run runs/transformer --model models/transformer > {log} 2>&1"
 

@@ -12,6 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from ct3dlib.config import Config, load_config, schema
+from ct3dlib.errors import ConfigError
 
 
 def merged(base: Mapping[str, Any], preset: Mapping[str, Any]) -> dict[str, Any]:
@@ -60,8 +61,18 @@ def test_empty_default_and_text_around_a_variable(base):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"stepz": 1}, "stepz"),
-        ({"transformer": {"stps": 3}}, "stps"),
+        ({"stepz": 1}, r"^stepz: unknown key; did you mean 'steps'\?$"),
+        ({"transformer": {"stps": 3}}, r"^transformer\.stps: unknown key; did you mean 'steps'\?$"),
+        ({"transformer": {"steps": -3}}, r"^transformer\.steps: .*greater than 0, found -3$"),
+        ({"transformer": {"max_grad_norm": float("inf")}}, "max_grad_norm: .*finite number"),
+        ({"transformer": {"betas": [0.9, 1]}}, r"betas\.1: .*less than 1, found 1"),
+        ({"transformer": {"seed": 2**63}}, "seed: .*less than"),
+        ({"raw_root": ""}, "^raw_root: is empty; set it"),
+        (
+            {"recipes": {"chest": {"spacing": [400, 4, 4]}}},
+            r"spacing\.0: .*less than or equal to 100",
+        ),
+        ({"tokenizers": {"lfq": {"crop": [17, 48, 104]}}}, r"crop \(17, 48, 104\) is larger than"),
         ({"tokens": {"tokenizer": "vq"}}, "no tokenizer 'vq'; there are"),
         ({"regions": {"recipe": "brain"}}, "no recipe 'brain'; there are"),
         (
@@ -79,7 +90,7 @@ def test_empty_default_and_text_around_a_variable(base):
     ],
 )
 def test_wrong_values_are_refused_by_name(base, change, message):
-    with pytest.raises(ValidationError, match=message):
+    with pytest.raises(ConfigError, match=message):
         load_config(merged(base, change), {})
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ct3dlib.errors import VolumeError
+from ct3dlib.errors import StoreError, VolumeError
 
 MAX_DEATHS = 2
 
@@ -14,8 +14,9 @@ class Attempts:
     """Deaths per volume, in a small file beside the shard's store.
 
     A volume is written down, by the name of what is to be stored, before it is worked on. It is
-    struck out when it is done or was found to be bad, and when a person or the run ends the
-    process. What stays killed the process: a reader's segmentation fault, out of memory.
+    struck out when it is done or was found to be bad, when the store or the disk failed, and when
+    a person or the run ends the process. What stays killed the process: a reader's segmentation
+    fault, out of memory, an error nobody foresaw.
     """
 
     def __init__(self, path: Path) -> None:
@@ -45,7 +46,7 @@ class Attempts:
         self._write({**others, node: deaths + 1})
         try:
             yield
-        except (VolumeError, SystemExit, KeyboardInterrupt):
+        except (VolumeError, StoreError, OSError, SystemExit, KeyboardInterrupt):
             self._write(others)
             raise
         self._write(others)

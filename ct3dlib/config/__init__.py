@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, ValidationError, field_validator, model_validator
 
 from ct3dlib.config.base import SPLITS, Fraction, Name, Shape, Spec, Split, Triple
 from ct3dlib.config.data import (
@@ -22,6 +22,7 @@ from ct3dlib.config.data import (
     RecipeSpec,
     RegionsSpec,
 )
+from ct3dlib.config.explain import explain
 from ct3dlib.config.tokenizer import (
     CausalTokenizerSpec,
     LFQSpec,
@@ -29,7 +30,7 @@ from ct3dlib.config.tokenizer import (
     TokenizerSpec,
     TokensSpec,
 )
-from ct3dlib.config.training import EarlyStopSpec, TrainSpec
+from ct3dlib.config.training import AugmentSpec, EarlyStopSpec, TrainSpec
 from ct3dlib.config.transformer import (
     BlocksSpec,
     MaskGITNetworkSpec,
@@ -38,9 +39,11 @@ from ct3dlib.config.transformer import (
     SamplesSpec,
     TransformerSpec,
 )
+from ct3dlib.errors import ConfigError
 
 __all__ = [
     "SPLITS",
+    "AugmentSpec",
     "BlocksSpec",
     "CatalogSpec",
     "CausalTokenizerSpec",
@@ -85,7 +88,9 @@ class ReportSpec(Spec):
 class Config(Spec):
     """config.yaml with a preset laid over it."""
 
-    raw_root: str = Field(description="Folder of the raw scans; relative to the working directory.")
+    raw_root: str = Field(
+        description="Folder of the raw scans; relative to the working directory, or from ~."
+    )
     phantom: PhantomSpec | None = Field(
         default=None, description="Generate this cohort into raw_root."
     )
@@ -97,6 +102,27 @@ class Config(Spec):
     transformer: TransformerSpec
     samples: SamplesSpec = SamplesSpec()
     report: ReportSpec = ReportSpec()
+
+    @field_validator("raw_root")
+    @classmethod
+    def _expand_home(cls, value: str) -> str:
+        if not value:
+            raise ValueError(
+                "is empty; set it (or CT3D_RAW, where it comes from there) to a folder"
+            )
+        return os.path.expanduser(value)  # noqa: PTH111  (a Path would turn "a//b" into "a/b")
+
+    @model_validator(mode="after")
+    def _check_crops(self) -> "Config":
+        for name, tokenizer in self.tokenizers.items():
+            recipe = self.recipes.get(tokenizer.recipe)
+            shape = recipe and recipe.shape
+            if shape and any(c > s for c, s in zip(tokenizer.crop, shape, strict=True)):
+                raise ValueError(
+                    f"tokenizers.{name}.crop {tokenizer.crop} is larger than the shape {shape} of "
+                    f"its recipe {tokenizer.recipe!r}"
+                )
+        return self
 
     @model_validator(mode="after")
     def _check_names(self) -> "Config":
@@ -133,7 +159,7 @@ def _expand(value: Any, environ: Mapping[str, str], key: str) -> Any:
                 if name in environ:
                     return environ[name]
                 if default is None:
-                    raise ValueError(
+                    raise ConfigError(
                         f"{key}: the environment variable {name} is not set; "
                         f"export {name}=... or write ${{{name}:default}}"
                     )
@@ -158,10 +184,15 @@ def load_config(mapping: Mapping[str, Any], environ: Mapping[str, str] | None = 
         environ: The environment; that of the process when absent.
 
     Raises:
-        ValueError: An unknown key, a value out of range, names that do not fit each other, or an
+        ConfigError: An unknown key, a value out of range, names that do not fit each other, or an
             environment variable that is missing and has no default; the message names the key.
     """
-    return Config.model_validate(_expand(mapping, os.environ if environ is None else environ, ""))
+    try:
+        return Config.model_validate(
+            _expand(mapping, os.environ if environ is None else environ, "")
+        )
+    except ValidationError as error:
+        raise ConfigError(explain(error, Config.model_json_schema())) from error
 
 
 def schema() -> dict[str, Any]:

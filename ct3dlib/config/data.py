@@ -11,7 +11,17 @@ from pydantic import (
     model_validator,
 )
 
-from ct3dlib.config.base import SPLITS, Fraction, Name, Shape, Spec, Split, Triple
+from ct3dlib.config.base import (
+    SPLITS,
+    Fraction,
+    Millimetres,
+    Name,
+    Seed,
+    Shape,
+    Spacing,
+    Spec,
+    Split,
+)
 
 Domain = Literal["hu", "mr", "window8", "uint8"]
 Percent = Annotated[float, Field(ge=0, le=100)]
@@ -44,7 +54,7 @@ class PhantomSpec(Spec):
         default=(),
         description="Damaged series added to valid/, one each, to show how they are rejected.",
     )
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _check(self) -> "PhantomSpec":
@@ -74,7 +84,7 @@ class CatalogSpec(Spec):
         default=8, description="Slices of a volume that counts where a split must have a patient."
     )
     shards: dict[Split, PositiveInt] = Field(description="Number of shards of each split.")
-    seed: int = 0
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _check(self) -> "CatalogSpec":
@@ -99,7 +109,7 @@ class RecipeSpec(Spec):
         default=None,
         description="Crop to the body's bounding box and this margin, mm; null: keep all of it.",
     )
-    spacing: Triple | None = Field(default=None, description="Resample to this spacing, mm.")
+    spacing: Spacing | None = Field(default=None, description="Resample to this spacing, mm.")
     size: Shape | None = Field(default=None, description="Or resample to this many voxels.")
     shape: Shape | None = Field(
         default=None, description="Then crop or pad to this shape; null: keep."
@@ -144,7 +154,7 @@ class RecipeSpec(Spec):
 class ClassicalRegionsSpec(Spec):
     """Regions by thresholds, components and morphology; no weights."""
 
-    spacing: PositiveFloat = Field(default=3.0, description="Working grid, mm isotropic.")
+    spacing: Millimetres = Field(default=3.0, description="Working grid, mm isotropic.")
 
 
 class RegionsSpec(Spec):

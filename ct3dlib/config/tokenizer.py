@@ -12,7 +12,7 @@ from pydantic import (
 )
 
 from ct3dlib.config.base import Name, Shape, Spec
-from ct3dlib.config.training import TrainSpec
+from ct3dlib.config.training import AugmentSpec, TrainSpec
 
 
 class LFQSpec(Spec):
@@ -83,6 +83,7 @@ class TokenizerSpec(TrainSpec):
     crop: Shape = Field(description="Voxels of a training crop.")
     model: CausalTokenizerSpec
     loss: TokenizerLossSpec = TokenizerLossSpec()
+    augment: AugmentSpec = AugmentSpec()
 
     @model_validator(mode="after")
     def _check_crop(self) -> "TokenizerSpec":

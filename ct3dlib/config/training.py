@@ -1,6 +1,6 @@
 """What every training shares."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import (
     Field,
@@ -11,7 +11,10 @@ from pydantic import (
     model_validator,
 )
 
-from ct3dlib.config.base import Fraction, Spec
+from ct3dlib.config.base import Fraction, Seed, Spec
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
+Flips = tuple[Fraction, Fraction, Fraction]
 
 
 class EarlyStopSpec(Spec):
@@ -20,6 +23,57 @@ class EarlyStopSpec(Spec):
     monitor: str = Field(description="A metric of the validation, as `val/loss`.")
     mode: Literal["min", "max"] = "min"
     patience: PositiveInt = 5
+
+
+class AugmentSpec(Spec):
+    """Random changes of training items, drawn anew for each item; all are off by default.
+
+    Strengths are the largest change either way; a change is drawn uniformly, noise from a Gaussian.
+    Intensities are shares of the width of the recipe's range, so that [0, 1] and [-1, 1] agree.
+    """
+
+    rotation: Annotated[float, Field(ge=0, le=180)] = Field(
+        default=0.0, description="In the axial plane, degrees."
+    )
+    scale: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.0, description="Of the size, relative: 0.1 is 0.9 to 1.1."
+    )
+    shift: NonNegativeFloat = Field(default=0.0, description="Along each axis, voxels.")
+    geometry_probability: Fraction = Field(
+        default=1.0, description="Of rotation, scale and shift, which are one resampling."
+    )
+    intensity_shift: Fraction = Field(default=0.0, description="Share of the range's width.")
+    intensity_scale: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.0, description="Of the contrast about the middle of the range, relative."
+    )
+    intensity_probability: Fraction = Field(
+        default=1.0, description="Of intensity_shift and intensity_scale."
+    )
+    noise: Fraction = Field(
+        default=0.0, description="Standard deviation, share of the range's width."
+    )
+    noise_probability: Fraction = 1.0
+    flip: Flips = Field(
+        default=(0.0, 0.0, 0.0), description="Probability of a flip along D, H and W."
+    )
+    laterality_safe: bool = Field(
+        default=True, description="Refuse flips: they put the heart on the right."
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> "AugmentSpec":
+        if self.laterality_safe and any(self.flip):
+            raise ValueError(
+                f"augment.flip {list(self.flip)} mirrors the body, so that reports and regions "
+                f"name the wrong side; set flip to [0, 0, 0], or laterality_safe to false"
+            )
+        return self
+
+    @property
+    def active(self) -> bool:
+        """Whether anything is changed at all."""
+        geometry = self.rotation or self.scale or self.shift or any(self.flip)
+        return bool(geometry or self.intensity_shift or self.intensity_scale or self.noise)
 
 
 class TrainSpec(Spec):
@@ -33,7 +87,7 @@ class TrainSpec(Spec):
     micro_batch_size: PositiveInt = Field(description="Items per forward pass, per rank.")
     learning_rate: PositiveFloat = 1e-3
     warmup_steps: NonNegativeInt = 0
-    betas: tuple[Fraction, Fraction] = (0.9, 0.99)
+    betas: tuple[Beta, Beta] = (0.9, 0.99)
     weight_decay: NonNegativeFloat = 0.0
     max_grad_norm: PositiveFloat = 1.0
     ema: Fraction | None = Field(default=None, description="Decay of averaged weights; null: none.")
@@ -60,7 +114,7 @@ class TrainSpec(Spec):
     wandb_project: str | None = Field(
         default=None, description="Weights & Biases project (extra wandb)."
     )
-    seed: int = 0
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _check_batches(self) -> "TrainSpec":

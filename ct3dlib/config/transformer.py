@@ -11,7 +11,7 @@ from pydantic import (
     model_validator,
 )
 
-from ct3dlib.config.base import Fraction, Spec
+from ct3dlib.config.base import Fraction, Seed, Spec
 from ct3dlib.config.training import TrainSpec
 
 MaskSchedule = Literal["cosine", "arccos", "linear", "sqrt", "log2"]
@@ -102,4 +102,4 @@ class SamplesSpec(Spec):
     labels: tuple[str, ...] = Field(
         default=(), description="Findings asked for, one sample after another; empty: none."
     )
-    seed: int = 0
+    seed: Seed = 0

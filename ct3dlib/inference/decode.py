@@ -29,7 +29,10 @@ def find_tokens(tokens: Path, volume: str) -> StoredArray:
     table = tokens if tokens.suffix == ".parquet" else tokens.with_suffix(".parquet")
     if not table.exists():
         raise StoreError(f"{table}: no such table; give tokens/SPLIT of a run that has encoded it")
-    rows = [row for row in records(read_status(table)) if row["volume"] == volume]
+    frame = read_status(table)
+    if "stage" not in frame.columns:
+        raise StoreError(f"{table}: holds no tokens; give tokens/SPLIT")
+    rows = [row for row in records(frame) if row["volume"] == volume]
     if not rows:
         raise StoreError(f"{table}: no volume {volume!r}; `ct3d describe {table}` lists them")
     row = rows[0]

@@ -67,10 +67,12 @@ def label_prompt(model: Transformer, label: str, *, seed: int) -> Prompt:
     """Return what is asked of one sample: a single finding, or nothing where `label` is empty.
 
     Raises:
-        ValueError: The model does not know the label.
+        CheckpointError: The model does not know the label.
     """
     names = model.labels
     if label and names and label not in names:
-        raise ValueError(f"label {label!r} is unknown to this model; it knows {', '.join(names)}")
+        raise CheckpointError(
+            f"samples.labels: {label!r} is unknown to this model; it knows {', '.join(names)}"
+        )
     wanted = torch.tensor([[float(name == label) for name in names]]).reshape(1, len(names))
     return Prompt([seed], wanted, torch.tensor([bool(label and names)]))

@@ -5,6 +5,7 @@ import hashlib
 import json
 import logging
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -171,7 +172,10 @@ class Checkpoints:
 
 
 # What a missing, cut or changed file raises below `_read`.
-_DAMAGED = (OSError, RuntimeError, ValueError, EOFError, KeyError, zipfile.BadZipFile)
+_DAMAGED = (
+    *(OSError, RuntimeError, ValueError, EOFError, KeyError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 
 
 def _write(path: Path, state: State) -> None:

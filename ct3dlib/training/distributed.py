@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ct3dlib.errors import TrainingError
+
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 
 
@@ -54,19 +56,19 @@ def choose_device(name: DeviceName) -> torch.device:
     With CUDA every rank of a machine gets its own GPU.
 
     Raises:
-        ValueError: This machine has no such device.
+        TrainingError: This machine has no such device.
     """
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if name == "auto":
         name = "cuda" if cuda else "mps" if mps else "cpu"
     if (name == "cuda" and not cuda) or (name == "mps" and not mps):
-        raise ValueError(
+        raise TrainingError(
             f"device: {name} was asked for and this machine has none; set device: auto or cpu"
         )
     if name == "cuda":
         local = int(os.environ.get("LOCAL_RANK", "0"))
         if local >= torch.cuda.device_count():
-            raise ValueError(
+            raise TrainingError(
                 f"device: local rank {local} has no GPU, this machine has "
                 f"{torch.cuda.device_count()}; lower devices"
             )

@@ -167,7 +167,8 @@ class _Run:
             if self._step % spec.log_every == 0 or self._step == last:
                 metrics |= {**rate.metrics(), **gpu_metrics(self._device)}
                 log.scalars(self._step, {f"train/{k}": v for k, v in metrics.items()})
-            if validation is not None and self._due(spec.validate_every, last):
+            # A stop between two validations must not choose weights that a whole run would not.
+            if validation is not None and self._due(spec.validate_every, spec.steps):
                 self._choose(self._validate(validation, log))
             stop = any_rank(terminated.is_set(), self._device)
             if stop or self._exhausted() or self._due(spec.save_every, last):

@@ -19,8 +19,8 @@ from ct3dlib.training.loader import Items
 class TokenItems(Items):
     """Token indices of encoded volumes with the labels of their catalog rows.
 
-    An item holds `indices` (d h w, int64), `labels` (18, 0 or 1) and `label_present` (bool: the
-    catalog has labels for it). All items share one grid.
+    An item holds `indices` (d h w, int64), `labels` (18, 0 or 1; none where no item has labels) and
+    `label_present` (bool: the catalog has labels for it). All items share one grid.
 
     Args:
         tables: Joined token tables of splits, `tokens/{split}.parquet`.
@@ -51,6 +51,7 @@ class TokenItems(Items):
                 f"a `shape`, so that every volume has the same"
             )
         self._grid = next(iter(grids), None)
+        self._unknown = [0] * (len(LABELS) if self.labelled else 0)
 
     def __len__(self) -> int:
         """Return the number of encoded volumes."""
@@ -89,6 +90,6 @@ class TokenItems(Items):
         labels = self._labels[index]
         return {
             "indices": torch.from_numpy(read_indices(self._arrays[index])),
-            "labels": torch.tensor(labels or [0] * len(LABELS), dtype=torch.float32),
+            "labels": torch.tensor(labels or self._unknown, dtype=torch.float32),
             "label_present": torch.tensor(labels is not None),
         }

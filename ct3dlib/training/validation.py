@@ -76,10 +76,10 @@ class Best:
         """Refuse a monitor that the validation does not give.
 
         Raises:
-            ValueError: It does not; the message lists what there is.
+            TrainingError: It does not; the message lists what there is.
         """
         if self.monitor not in metrics:
-            raise ValueError(
+            raise TrainingError(
                 f"{key}: no metric {self.monitor!r}; the validation gives {', '.join(metrics)}"
             )
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from ct3dlib.cohort.attempts import Attempts
-from ct3dlib.errors import VolumeError
+from ct3dlib.errors import StoreError, VolumeError
 
 
 def die(path, volume):
@@ -48,6 +48,15 @@ def test_success_and_plain_errors_leave_nothing(tmp_path):
         assert path.exists()
     with pytest.raises(VolumeError), attempts.guard("v"):
         raise VolumeError("NAN_VOXELS", "v: NaN")
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("fault", [OSError(28, "No space left"), StoreError("damaged")], ids=str)
+def test_a_failing_disk_is_not_the_volumes_fault(tmp_path, fault):
+    path = tmp_path / "a.json"
+    for _ in range(3):
+        with pytest.raises(type(fault)), Attempts(path).guard("v"):
+            raise fault
     assert not path.exists()
 
 

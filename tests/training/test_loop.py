@@ -163,7 +163,7 @@ def test_early_stop_waits_for_its_patience(tmp_path):
 def test_an_unknown_monitor_fails_before_the_first_step(tmp_path, key):
     early = {"monitor": "val/psnr"}
     changes = {"monitor": "val/psnr"} if key == "monitor" else {"early_stop": early}
-    with pytest.raises(ValueError, match=f"{key}: no metric 'val/psnr'; .* val/loss, val/rmse"):
+    with pytest.raises(TrainingError, match=f"{key}: no metric 'val/psnr'; .* val/loss, val/rmse"):
         train(_make(), Vectors(), spec_of(**changes), run_dir=tmp_path, validation=Vectors())
     assert [line["step"] for line in _lines(tmp_path)] == [0]
 
