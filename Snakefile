@@ -11,6 +11,7 @@ configfile: f"{workflow.basedir}/config.yaml"
 include: "rules/common.smk"
 include: "rules/catalog.smk"
 include: "rules/volumes.smk"
+include: "rules/statistics.smk"
 include: "rules/regions.smk"
 include: "rules/tokenizer.smk"
 include: "rules/tokens.smk"
@@ -23,6 +24,14 @@ rule all:
     input:
         "results/report.html",
         expand("tokens/{split}.done", split=SPLITS),
+        expand("data/volumes/{recipe}/statistics.json", recipe=RECIPES),
+        [
+            sheet
+            for recipe in RECIPES
+            for sheet in status_tables(
+                f"results/qc/{recipe}/{{split}}/{{shard}}.png", SPLITS
+            )
+        ],
         status_tables(
             f"data/regions/{CONFIG.regions.recipe}/{{split}}/{{shard}}.parquet", SPLITS
         ),
@@ -31,6 +40,8 @@ rule all:
 
 rule data:
     input:
+        # Here and not in `all` alone: DVC keeps data/volumes as the outcome of this target.
+        expand("data/volumes/{recipe}/statistics.json", recipe=RECIPES),
         status_tables(
             f"data/volumes/{TOKEN_RECIPE}/{{split}}/{{shard}}.parquet", SPLITS
         ),

@@ -1,16 +1,16 @@
 """`ct3d`: commands for people, on one volume, one store or one model."""
 
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
-from pyarrow import ArrowInvalid
-from pyarrow.parquet import read_schema
 
 from ct3dlib import __version__
-from ct3dlib.cohort.verify import verify_table
-from ct3dlib.errors import Ct3dError, StoreError
+from ct3dlib.cohort.location import location
+from ct3dlib.cohort.verify import find_tables, verify_layout, verify_table
+from ct3dlib.errors import Ct3dError
 from ct3dlib.inference.decode import decode_volume, find_tokenizer, find_tokens
 from ct3dlib.inference.describe import describe_model, describe_table
 from ct3dlib.models.exported import load_model
@@ -69,31 +69,40 @@ def decode(
 
 @app.command()
 def verify(
-    paths: Annotated[list[Path], typer.Argument(help="status tables, or folders that hold them")],
+    paths: Annotated[
+        list[str],
+        typer.Argument(help="status tables, stores or folders that hold them; tables' URLs too"),
+    ],
     model: Annotated[
         Path | None, typer.Option(help="tokenizer in use: tokens of another one are stale")
     ] = None,
 ) -> None:
-    """Read every stored array again and hold it against its status table."""
+    """Read every stored array again and hold it against its status table.
+
+    Damage is mended by deleting the status table and running the pipeline again.
+    """
     sha256 = load_model(model).sha256 if model else None
-    tables = [table for path in paths for table in _status_tables(path)]
-    if not tables:
-        raise StoreError(f"{paths[0]}: no status table beside a store here or below")
+    found = chain.from_iterable(find_tables(location(path)) for path in paths)
+    tables = list(dict.fromkeys(found))
     problems = 0
-    for table in tables:
-        for finding in verify_table(table, sha256):
-            problems += 1
-            typer.secho(f"{table}: {finding.volume} {finding.problem}", fg="red")
+    of_tables = chain.from_iterable(verify_table(table, sha256) for table in tables)
+    for finding in chain(of_tables, verify_layout(tables)):
+        problems += 1
+        typer.secho(f"{finding.table}: {finding.volume} {finding.problem}", fg="red")
     typer.echo(f"{len(tables)} tables, {problems} problems")
     raise typer.Exit(1 if problems else 0)
 
 
 @app.command()
 def describe(
-    path: Annotated[Path, typer.Argument(help="a model's folder, a table or a catalog")],
+    path: Annotated[str, typer.Argument(help="a model's folder, a table or a catalog, or its URL")],
 ) -> None:
     """Print what a model expects and was trained on, or what a table holds."""
-    typer.echo(describe_model(path) if path.is_dir() else describe_table(path))
+    match location(path):
+        case Path() as folder if folder.is_dir():
+            typer.echo(describe_model(folder))
+        case table:
+            typer.echo(describe_table(table))
 
 
 def _beside(tokens: Path, name: str) -> Path:
@@ -102,25 +111,3 @@ def _beside(tokens: Path, name: str) -> Path:
         if parent.name == "tokens":
             return parent.parent / name
     return Path(name)
-
-
-def _status_tables(path: Path) -> list[Path]:
-    """Return the status tables of stores at or below a path.
-
-    Raises:
-        StoreError: There is nothing at the path, or a table cannot be read.
-    """
-    if not path.exists():
-        raise StoreError(f"{path}: no such file or folder; give data/, tokens/ or a status table")
-    found = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
-    columns = {table: _columns(table) for table in found}
-    # A split's joined table has the shard too: its stores belong to the tables of its shards.
-    return [t for t in found if "node" in columns[t] and "shard" not in columns[t]]
-
-
-def _columns(table: Path) -> set[str]:
-    """Return the names of a table's columns."""
-    try:
-        return set(read_schema(table).names)
-    except (OSError, ArrowInvalid) as error:
-        raise StoreError(f"{table}: not a status table ({error})") from error

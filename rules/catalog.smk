@@ -19,8 +19,16 @@ if CONFIG.phantom is not None:
             " --workers {threads} > {log} 2>&1"
 
 
+def user_tables(wildcards):
+    """Return the tables under the raw root that the user wrote: editing one is a new catalog."""
+    names = [CONFIG.catalog.split_csv, "metadata.csv" if DATASET == "folder" else None]
+    paths = [Path(RAW_ROOT, name).absolute() for name in names if name]
+    return [str(path) for path in paths if path.is_file()]
+
+
 rule catalog:
     input:
+        user_tables,
         # A cohort that the project makes must be there first; real scans just lie there.
         rules.phantom.output.cohort if CONFIG.phantom is not None else [],
     output:

@@ -4,6 +4,7 @@ rule report:
         volumes=status_tables(
             f"data/volumes/{TOKEN_RECIPE}/{{split}}/{{shard}}.parquet", SPLITS
         ),
+        statistics=expand("data/volumes/{recipe}/statistics.json", recipe=RECIPES),
         regions=status_tables(
             f"data/regions/{CONFIG.regions.recipe}/{{split}}/{{shard}}.parquet",
             ["valid"],
@@ -36,6 +37,6 @@ rule report:
         runs=[f"runs/{name}" for name in (*CONFIG.tokenizers, "transformer")],
     shell:
         "{PYTHON} -m workflow_scripts.make_report --spec {params.spec:q} --catalog {input.catalog}"
-        " --volumes {input.volumes} --regions {input.regions} --tokens {input.tokens}"
+        " --volumes {input.volumes} --statistics {input.statistics} --regions {input.regions} --tokens {input.tokens}"
         " --tokenizer models/{TOKENIZER} --samples {input.samples} --metrics {input.metrics}"
         " --runs {params.runs} --report {output.report} > {log} 2>&1"

@@ -28,6 +28,28 @@ def test_verify_of_no_table(monkeypatch, capsys, tmp_path):
     assert f"{marker}: not a status table" in _fails(monkeypatch, capsys, "verify", marker)
 
 
+def test_verify_names_a_path_without_tables_beside_one_that_has_some(monkeypatch, capsys, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/0000.parquet").touch()
+    (tmp_path / "empty").mkdir()
+    error = _fails(monkeypatch, capsys, "verify", tmp_path / "data", tmp_path / "empty")
+    assert error.startswith(f"ct3d: {tmp_path}/empty: no status table beside a store")
+
+
+def test_verify_goes_on_after_an_empty_table(monkeypatch, capsys, tmp_path):
+    (tmp_path / "0000.parquet").touch()
+    (tmp_path / "0001.zarr").mkdir()
+    monkeypatch.setattr(sys, "argv", ["ct3d", "verify", str(tmp_path), str(tmp_path)])
+    with pytest.raises(SystemExit, match="1"):
+        main()
+    first, second, total = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"{tmp_path}/0000.parquet: 0000.zarr cannot be verified: ")
+    assert second.startswith(
+        f"{tmp_path}/0001.parquet: 0001.zarr is a store without a status table"
+    )
+    assert total == "2 tables, 2 problems"
+
+
 def test_decode_checks_the_name_before_it_works(monkeypatch, capsys):
     error = _fails(monkeypatch, capsys, "decode", "tokens", "--volume", "v", "-o", "x.txt")
     assert "x.txt: the name must end with .nii" in error

@@ -12,7 +12,8 @@ from workflow_scripts.step import Arguments, run
 def main(args: Namespace) -> None:
     """Write the catalog, its shards and the assignments that later runs keep."""
     frame = build_catalog(args.root, args.spec, previous=load_assignments(args.assignments))
-    save_assignments(args.assignments, dict(zip(frame["patient"], frame["split"], strict=True)))
+    splits = dict(zip(frame["patient"], frame["split"], strict=True))
+    save_assignments(args.assignments, splits, spec=args.spec)
     write_catalog(frame, args.catalog, shard_dir=args.shards, shards=args.spec.shards)
 
 

@@ -15,6 +15,7 @@ def main(args: Namespace) -> None:
     inputs = Inputs(
         catalog=args.catalog,
         volumes=args.volumes,
+        statistics=args.statistics,
         regions=args.regions,
         tokens=args.tokens,
         samples=args.samples,
@@ -33,6 +34,6 @@ if __name__ == "__main__":
         main,
         Arguments(description=__doc__)
         .spec(ReportSpec)
-        .lists("volumes", "regions", "tokens", "metrics", "runs")
+        .lists("volumes", "statistics", "regions", "tokens", "metrics", "runs")
         .paths("catalog", "tokenizer", "samples", "report"),
     )

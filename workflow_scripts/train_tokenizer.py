@@ -8,6 +8,7 @@ import torch
 from ct3dlib.cohort.store import stored_volumes
 from ct3dlib.config import RecipeSpec, TokenizerSpec
 from ct3dlib.errors import StoreError
+from ct3dlib.inference.contract import check_volumes
 from ct3dlib.models.exported import save_model
 from ct3dlib.objectives.tokenizer import TokenizerObjective
 from ct3dlib.training.distributed import rank
@@ -26,6 +27,7 @@ def main(args: Namespace) -> None:
     )
     if not len(items):
         raise StoreError("no volume of the train split is stored; see its status tables")
+    check_volumes(recipe, (*items.volumes, *validation.volumes), model="this training")
     torch.set_num_threads(spec.threads)
     torch.manual_seed(spec.seed)
     objective = TokenizerObjective(spec, value_range=recipe.range)

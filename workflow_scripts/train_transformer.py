@@ -8,6 +8,7 @@ import torch
 from ct3dlib.cohort.catalog import read_catalog
 from ct3dlib.cohort.labels import LABELS
 from ct3dlib.config import MaskGITNetworkSpec, TransformerSpec
+from ct3dlib.inference.contract import check_tokens
 from ct3dlib.inference.loaded import load_tokenizer
 from ct3dlib.models.exported import save_model
 from ct3dlib.objectives.maskgit import MaskGITObjective
@@ -25,6 +26,7 @@ def main(args: Namespace) -> None:
     validation = TokenItems([args.tokens / "tune.parquet"], catalog)
     grid = items.grid
     tokenizer = load_tokenizer(args.tokenizer, torch.device("cpu"))
+    check_tokens(items.first, tokenizer)
     network = MaskGITNetworkSpec(
         **spec.model.model_dump(),
         bits=tokenizer.model.quantizer.bits,

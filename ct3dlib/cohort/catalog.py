@@ -20,16 +20,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ct3dlib.cohort.labels import LABELS
-from ct3dlib.cohort.split import Patient, assign_splits
+from ct3dlib.cohort.split import (
+    Assignments,
+    Patient,
+    assign_splits,
+    check_drawn,
+    check_patients,
+)
 from ct3dlib.config import SPLITS, CatalogSpec, Split
 from ct3dlib.errors import DatasetError, StoreError
 from ct3dlib.scan.volume import Domain
 
 logger = logging.getLogger(__name__)
 
-_UNSAFE = re.compile(r"[^A-Za-z0-9_.-]+")
 _SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
-_LONGEST = 160
 
 Kind = Literal["nifti", "dicom", "itk", "jpeg", "npz"]
 
@@ -166,17 +170,6 @@ def without_root(message: str, root: Path) -> str:
     return message.replace(f"{root}{os.sep}", "")
 
 
-def safe_name(text: str) -> str:
-    """Return a text as a volume id: every run of other characters becomes one `_`.
-
-    A name too long for a file system keeps its beginning and gets a hash.
-    """
-    name = _UNSAFE.sub("_", text).lstrip(".-")
-    if len(name) > _LONGEST:
-        name = f"{name[:_LONGEST]}_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-    return name if name.strip("_") else "volume"
-
-
 def to_frame(rows: Sequence[Row]) -> pd.DataFrame:
     """Return rows as a table with the columns of `SCHEMA`, missing values null."""
     values = [{name: getattr(row, name) for name in (*_FIELDS, "metadata_hash")} for row in rows]
@@ -188,7 +181,7 @@ def arrange(
     spec: CatalogSpec,
     *,
     given: Mapping[str, Split],
-    previous: Mapping[str, Split],
+    previous: Assignments,
 ) -> pd.DataFrame:
     """Return the catalog, sorted by volume: rows with the split of their patient and a shard.
 
@@ -199,8 +192,8 @@ def arrange(
         previous: Splits of patients in earlier catalogs; they are kept.
 
     Raises:
-        DatasetError: An id occurs twice, the data set puts a patient into two splits, or there
-            are too few patients to fill the splits.
+        DatasetError: An id occurs twice, the data set puts a patient into two splits, there are
+            too few patients, or earlier ones were drawn with another seed or other shares.
     """
     rows = sorted(rows, key=lambda row: row.volume)
     for first, second in pairwise(rows):
@@ -209,12 +202,15 @@ def arrange(
                 f"volume {first.volume} occurs twice, as {first.sources[0]} and "
                 f"{second.sources[0]}; rename one"
             )
-    splits = assign_splits(_patients(rows, spec, given), spec, previous=previous)
+    patients = _patients(rows, spec, given)
+    check_drawn(previous, patients, spec)
+    splits = assign_splits(patients, spec, previous=previous.patients)
     arranged = []
     for row in rows:
         split = splits[row.patient]
         shard = shard_of(row.volume, spec.shards[split])
         arranged.append(replace(row, split=split, shard=shard))
+    check_patients((row.patient, row.split) for row in arranged)
     _log_totals(arranged)
     return to_frame(arranged)
 
@@ -226,7 +222,7 @@ def _patients(rows: Sequence[Row], spec: CatalogSpec, given: Mapping[str, Split]
         whole = row.problem is None and row.shape is not None and row.shape[0] >= spec.min_slices
         new = Patient(row.patient, origin=row.split, given=given.get(row.patient), whole=whole)
         old = patients.get(row.patient, new)
-        if old.origin != new.origin:
+        if new.given is None and old.origin != new.origin:
             raise DatasetError(
                 f"patient {row.patient} is in {old.origin} and in {new.origin}; keep one of the "
                 f"two, or set catalog.split_csv"
@@ -245,9 +241,8 @@ def _log_totals(rows: Sequence[Row]) -> None:
         ", ".join(f"{split} {counts[split]}" for split in SPLITS),
         sum(row.problem is not None for row in rows),
     )
-    for split in SPLITS:
-        if not counts[split]:
-            logger.warning("catalog: no volume in %s", split)
+    for split in (split for split in SPLITS if not counts[split]):
+        logger.warning("catalog: no volume in %s", split)
 
 
 def shard_of(volume: str, num_shards: int) -> int:

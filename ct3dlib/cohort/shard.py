@@ -2,22 +2,29 @@
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pandas as pd
 
 from ct3dlib.cohort.catalog import without_root
+from ct3dlib.cohort.histogram import summarize
+from ct3dlib.cohort.ome import multiscales
 from ct3dlib.cohort.stage import OpenShard, Row, fill_shard
 from ct3dlib.cohort.store import key_of, records, write_node
 from ct3dlib.config import RecipeSpec
-from ct3dlib.errors import VolumeError
+from ct3dlib.errors import DatasetError, VolumeError
 from ct3dlib.scan.dicom import read_dicom
 from ct3dlib.scan.intensity import to_hu
+from ct3dlib.scan.itk import read_itk
+from ct3dlib.scan.jpeg import read_jpeg
 from ct3dlib.scan.nifti import read_nifti
 from ct3dlib.scan.normalize import normalize
-from ct3dlib.scan.reading import Reading
+from ct3dlib.scan.npz import read_npz
+from ct3dlib.scan.reading import JSON, Reading
+from ct3dlib.scan.volume import Volume
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +41,12 @@ COLUMNS = {
     "hu_state": "str",
     "lost": "float64",
     "facts": "str",
+    "intensity": "str",
 }
-_PROVENANCE = ("sources", "size", "mtime_ns", "metadata_hash", "slope", "intercept", "spacing")
+_PROVENANCE = (
+    *("sources", "size", "mtime_ns", "metadata_hash"),
+    *("domain", "slope", "intercept", "spacing"),
+)
 
 
 def store_shard(
@@ -57,24 +68,55 @@ def store_shard(
         The status table: exactly one row per row of `rows`, in the same order.
 
     Raises:
+        DatasetError: The root, or every source of the shard, is away when one is to be read.
         StoreError: The store holds something else, or does not read back what was written.
     """
+    listed = records(rows)
 
     def make_row(row: Row, shard: OpenShard) -> Row:
-        return _store_row(row, root, recipe=recipe, code=code, shard=shard)
+        found = _store_row(row, root, recipe=recipe, code=code, shard=shard)
+        if not found["reason"].startswith("FILE_") or row["problem"]:
+            return found
+        _check_root(listed, root)
+        if found["reason"] != "FILE_MISSING":
+            return found
+        way_out = f"once it is there, delete {status} and run again"
+        return {**found, "message": f"{found['message']}; {way_out}"}
 
-    return fill_shard(records(rows), make_row, status=status, kind="volumes", columns=COLUMNS)
+    return fill_shard(listed, make_row, status=status, kind="volumes", columns=COLUMNS)
+
+
+def _check_root(rows: Sequence[Row], root: Path) -> None:
+    """Refuse a root that is away: a network disk that is gone a moment must not reject a shard.
+
+    Args:
+        rows: The shard's slice of the catalog.
+        root: Folder that the rows' sources are relative to.
+
+    Raises:
+        DatasetError: The root is no folder, or none of the sources is there.
+    """
+    if not root.is_dir():
+        raise DatasetError(f"{root}: no such folder; mount it, or correct raw_root, and run again")
+    sources = [s for row in rows if not row["problem"] for s in row["sources"] if not _leaves(s)]
+    if sources and not any((root / source).exists() for source in sources):
+        raise DatasetError(
+            f"{root}: none of the shard's {len(sources)} files is there ({sources[0]}, ...); mount "
+            f"it and run again, or build the catalog again if they are gone for good"
+        )
 
 
 def _store_row(row: Row, root: Path, *, recipe: RecipeSpec, code: str, shard: OpenShard) -> Row:
     """Return the status row of one series, stored or rejected."""
     volume = row["volume"]
     made_by = recipe.model_dump(mode="json", exclude={"window", "range"})
-    key = key_of({k: row[k] for k in _PROVENANCE}, made_by, code)
+    provenance = {**{k: row[k] for k in _PROVENANCE}, "item": _item(row)}
+    key = key_of(provenance, made_by, code)
     node = f"{volume}@{key}"
     try:
         if row["problem"]:
             raise VolumeError(row["problem"], row["problem_message"])
+        _check_domain(row, recipe)
         shard.ensure(
             node,
             lambda: _store_volume(row, root, recipe=recipe, store=shard.store, node=node),
@@ -88,34 +130,62 @@ def _store_row(row: Row, root: Path, *, recipe: RecipeSpec, code: str, shard: Op
             "volume": volume,
             "status": "rejected",
             "reason": error.reason,
-            "message": without_root(str(error), root),
+            "message": _message(row, without_root(str(error), root)),
             "shape": None,
             "spacing": None,
             "lost": float("nan"),
         }
 
 
+def _check_domain(row: Row, recipe: RecipeSpec) -> None:
+    """Refuse a series whose values mean something else than the recipe's, before it is read."""
+    if row["domain"] != recipe.domain:
+        raise VolumeError(
+            "WRONG_DOMAIN",
+            f"{row['sources'][0]}: values of domain {row['domain']}, the recipe wants "
+            f"{recipe.domain}; give it a recipe with domain: {row['domain']}",
+        )
+
+
+def _message(row: Row, message: str) -> str:
+    """Return a message that names a file of the series, as those from below the readers do not."""
+    sources = list(row["sources"])
+    named = any(source in message for source in sources)
+    return message if named else f"{sources[0]}: {message}"
+
+
 def _store_volume(row: Row, root: Path, *, recipe: RecipeSpec, store: Path, node: str) -> None:
     """Read, rescale, normalise and write one series."""
     reading = read_series(row, root)
-    hu = to_hu(reading, slope=row["slope"], intercept=row["intercept"], state=recipe.hu_state)
-    volume, record = normalize(hu.volume, recipe)
-    spacing = list(volume.spacing)
-    facts = {**reading.facts, **hu.evidence}
+    source, state, evidence = _settled(reading, row, recipe)
+    volume, record = normalize(source, recipe)
+    facts = {**reading.facts, **evidence}
     attributes = {
-        "ome": _multiscales(str(row["volume"]), spacing),
+        "ome": multiscales(str(row["volume"]), volume.affine),
         "ct3d": {
             "volume": row["volume"],
             "source": list(row["sources"]),
             "source_sha256": reading.sha256,
             "affine": volume.affine.tolist(),
             "domain": volume.domain,
-            "hu_state": hu.state,
+            "hu_state": state,
+            "recipe": recipe.model_dump(mode="json", exclude={"window", "range"}),
             "record": record.model_dump(mode="json"),
             "facts": json.loads(json.dumps(facts, default=str)),
+            "intensity": summarize(volume.array),
         },
     }
     write_node(store, node, volume.array, attributes=attributes)
+
+
+def _settled(
+    reading: Reading, row: Row, recipe: RecipeSpec
+) -> tuple[Volume, str, Mapping[str, JSON]]:
+    """Return the volume in the recipe's domain, its HU state and why; "" where it is not in HU."""
+    if recipe.domain != "hu":
+        return reading.volume, "", {}
+    hu = to_hu(reading, slope=row["slope"], intercept=row["intercept"], state=recipe.hu_state)
+    return hu.volume, hu.state, hu.evidence
 
 
 def read_series(row: Mapping[str, Any], root: Path) -> Reading:
@@ -123,26 +193,58 @@ def read_series(row: Mapping[str, Any], root: Path) -> Reading:
 
     Raises:
         VolumeError: The series cannot be read, or a source points out of `root`.
+        ValueError: The row is of a kind that nobody reads.
     """
     for source in row["sources"]:
-        pure = PurePosixPath(source)
-        if pure.is_absolute() or ".." in pure.parts:
+        if _leaves(source):
             raise VolumeError("UNSAFE_PATH", f"{source}: points out of {root}; correct the catalog")
-    paths = [root / source for source in row["sources"]]
-    if row["kind"] == "dicom":
-        return read_dicom(paths)
-    if row["spacing"] is None:
-        return read_nifti(paths[0])
-    depth, height, width = row["spacing"]
-    return read_nifti(paths[0], spacing=(depth, height, width))
+    reading = _read(row, [root / source for source in row["sources"]])
+    # NIfTI, NRRD and MetaImage hold values of any meaning: the catalog knows which.
+    return replace(reading, volume=replace(reading.volume, domain=row["domain"]))
 
 
-def _multiscales(name: str, spacing: list[float]) -> dict[str, Any]:
-    """Return OME-Zarr 0.5 metadata of one level."""
-    axes = [{"name": axis, "type": "space", "unit": "millimeter"} for axis in "zyx"]
-    scale = [{"type": "scale", "scale": spacing}]
-    level = {"path": "0", "coordinateTransformations": scale}
-    return {"version": "0.5", "multiscales": [{"name": name, "axes": axes, "datasets": [level]}]}
+def _leaves(source: str) -> bool:
+    """Return whether a source points out of the raw root."""
+    pure = PurePosixPath(source)
+    return pure.is_absolute() or ".." in pure.parts
+
+
+def _read(row: Mapping[str, Any], paths: list[Path]) -> Reading:
+    """Read files by their kind."""
+    spacing = None
+    if row["spacing"] is not None:
+        depth, height, width = row["spacing"]
+        spacing = depth, height, width
+    match row["kind"]:
+        case "nifti":
+            return read_nifti(paths[0], spacing=spacing)
+        case "dicom":
+            return read_dicom(paths)
+        case "itk":
+            return read_itk(paths[0], spacing=spacing)
+        case "jpeg":
+            return read_jpeg(paths, spacing=spacing)
+        case "npz":
+            return read_npz(paths[0], *_place(row))
+        case kind:
+            raise ValueError(f"volume {row['volume']}: no reader for kind {kind!r}")
+
+
+def _item(row: Mapping[str, Any]) -> int | None:
+    """Return which of many volumes a row is; pandas makes floats of a column that has gaps."""
+    return None if row["item"] is None else int(row["item"])
+
+
+def _place(row: Mapping[str, Any]) -> tuple[str, int]:
+    """Return the array of a .npz file that a row's metadata name, and the item in it."""
+    member, item = json.loads(row["metadata"]).get("member"), _item(row)
+    if not isinstance(member, str) or item is None:
+        raise VolumeError(
+            "ITEM_MISSING",
+            f"{row['sources'][0]}: the catalog names array {member} and item {item}, wanted both; "
+            f"build it again",
+        )
+    return member, item
 
 
 def _status_row(volume: str, store: Path, node: str) -> Row:
@@ -164,4 +266,5 @@ def _status_row(volume: str, store: Path, node: str) -> Row:
         "hu_state": ct3d["hu_state"],
         "lost": float(ct3d["record"].get("lost", 0.0)),
         "facts": json.dumps(ct3d["facts"], sort_keys=True),
+        "intensity": json.dumps(ct3d["intensity"], sort_keys=True),
     }

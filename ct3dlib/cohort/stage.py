@@ -2,16 +2,25 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from ct3dlib.cohort.attempts import Attempts
-from ct3dlib.cohort.store import Kind, create_store, has_node, prune, store_of, write_table
+from ct3dlib.cohort.store import (
+    Kind,
+    StoredArray,
+    create_store,
+    has_node,
+    prune,
+    store_of,
+    write_table,
+)
 from ct3dlib.progress import progress
 
 logger = logging.getLogger(__name__)
@@ -27,14 +36,40 @@ class OpenShard:
     attempts: Attempts
 
     def ensure(self, node: str, write: Callable[[], object]) -> None:
-        """Call `write`, which puts `node` into the store, unless it is there already.
+        """Call `write`, which puts `node` into the store, unless it is there as it was written.
+
+        What is there is read back once: damage that a disk or a person did is mended by the next
+        run of the shard's rule.
 
         Raises:
             VolumeError: `READER_CRASHED`, or what `write` raises.
         """
-        if not has_node(self.store, node):
-            with self.attempts.guard(node):
-                write()
+        if has_node(self.store, node):
+            damage = StoredArray(self.store, node).damage()
+            if not damage:
+                return
+            logger.warning("%s: made anew, it was damaged: %s", self.store / node, damage)
+        with self.attempts.guard(node):
+            write()
+
+
+@contextmanager
+def _sole_writer(store: Path) -> Iterator[None]:
+    """Hold a store against other processes, also those of other machines on a shared disk.
+
+    The lock is the kernel's and ends with its process. A disk that knows no such locks gets a
+    file that says who holds it; one that a dead machine left has to be deleted by hand.
+    """
+    lock = FileLock(store.with_name(f"{store.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        logger.info("%s: waiting for the process that writes it (%s)", store, lock.lock_file)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def fill_shard(
@@ -60,7 +95,7 @@ def fill_shard(
     """
     store = store_of(status)
     store.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(store.with_name(f"{store.name}.lock")):
+    with _sole_writer(store):
         create_store(store, kind)
         shard = OpenShard(store, Attempts(status.with_suffix(".attempts.json")))
         named = progress(rows, name=f"{kind} {status.stem}", unit="volume")

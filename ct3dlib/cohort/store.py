@@ -5,38 +5,34 @@ A shard's store is a group; each volume is a group in it, named `{volume}@{key}`
 """
 
 import hashlib
+import io
 import json
 import logging
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-import tensorstore
+import pyarrow as pa
+import pyarrow.parquet as pq
 import zarr
 from numpy.typing import NDArray
-from zarr.codecs import BloscCodec
 
+from ct3dlib.cohort.arrays import write_array
+from ct3dlib.cohort.durable import publish, room_for
+from ct3dlib.cohort.hashes import array_sha256, attributes_sha256
+from ct3dlib.cohort.location import Location
+from ct3dlib.cohort.stored_array import StoredArray, store_of, table_of
 from ct3dlib.errors import StoreError
 
 logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
-CHUNKS = (32, 64, 64)
 Kind = Literal["volumes", "regions", "tokens"]
 STATUS_COLUMNS = ("volume", "status", "reason", "message", "node", "sha256")
-
-
-def array_sha256(array: NDArray[np.generic]) -> str:
-    """Return the hash of an array's dtype, shape and values."""
-    digest = hashlib.sha256(f"{array.dtype.str}{list(array.shape)}".encode())
-    digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
 
 
 def key_of(*parts: object) -> str:
@@ -51,20 +47,34 @@ def create_store(store: Path, kind: Kind) -> None:
     Raises:
         StoreError: The store holds another kind or another format version.
     """
+    wanted = {"kind": kind, "format_version": FORMAT_VERSION}
     if (store / "zarr.json").exists():
-        found = dict(zarr.open_group(store, mode="r").attrs).get("ct3d")
-        wanted = {"kind": kind, "format_version": FORMAT_VERSION}
+        found = held_by(store)
         if found != wanted:
             raise StoreError(f"{store}: holds {found}, wanted {wanted}; move it away and run again")
     else:
         shutil.rmtree(store, ignore_errors=True)
         partial = store.with_name(f"{store.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
-        attributes = {"ct3d": {"kind": kind, "format_version": FORMAT_VERSION}}
-        zarr.create_group(partial, zarr_format=3, attributes=attributes)
-        partial.rename(store)
+        zarr.create_group(partial, zarr_format=3, attributes={"ct3d": wanted})
+        publish(partial, store)
     for partial in store.glob("*.partial"):
         shutil.rmtree(partial)
+
+
+def held_by(store: Location) -> Any:
+    """Return the kind and format version that a store states, None where it states none.
+
+    Raises:
+        StoreError: Its metadata are missing, damaged, or cannot be fetched.
+    """
+    try:
+        return json.loads((store / "zarr.json").read_text())["attributes"].get("ct3d")
+    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        raise StoreError(
+            f"{store / 'zarr.json'}: cannot be read ({error!r}); delete {store} and "
+            f"{table_of(store)} and run again: all of it is made anew"
+        ) from error
 
 
 def write_node(
@@ -76,39 +86,28 @@ def write_node(
         store: A shard's store that `create_store` made.
         node: Name of the group, `{volume}@{key}`.
         array: D H W, or a vector of packed bytes.
-        attributes: Attributes of the group; `sha256` of the array is added under `ct3d`.
+        attributes: Attributes of the group. Under `ct3d` the hashes of the array (`sha256`) and
+            of the attributes (`attributes_sha256`) are added.
 
     Returns:
         The hash of the array, as `array_sha256`.
 
     Raises:
-        StoreError: What was read back differs from what was written.
+        StoreError: The disk is full, or what was read back differs from what was written.
     """
     sha256 = array_sha256(array)
     partial = store / f"{node}.partial"
     shutil.rmtree(partial, ignore_errors=True)
-    ct3d = {**attributes.get("ct3d", {}), "sha256": sha256}
-    zarr.create_group(partial, zarr_format=3, attributes={**attributes, "ct3d": ct3d})
-    chunks = CHUNKS if array.ndim == 3 else (1 << 16,)
-    written = zarr.create_array(
-        partial / "0",
-        shape=array.shape,
-        dtype=array.dtype,
-        chunks=chunks,
-        shards=tuple(-(-n // c) * c for n, c in zip(array.shape, chunks, strict=True)),
-        fill_value=-1024 if array.dtype == np.int16 else 0,
-        compressors=[
-            BloscCodec(cname="zstd", clevel=3, shuffle="shuffle", typesize=array.dtype.itemsize)
-        ],
-        chunk_key_encoding={"name": "default", "separator": "."},
-        dimension_names=("z", "y", "x") if array.ndim == 3 else ("byte",),
-    )
-    written[...] = array
-    if array_sha256(StoredArray(store, partial.name).read()) != sha256:
-        raise StoreError(f"{store / node}: reads back other than was written; check the disk")
-    final = store / node
-    shutil.rmtree(final, ignore_errors=True)
-    partial.rename(final)
+    hashed = {**attributes, "ct3d": {**attributes.get("ct3d", {}), "sha256": sha256}}
+    hashed["ct3d"]["attributes_sha256"] = attributes_sha256(hashed)
+    with room_for(partial, array.nbytes):
+        zarr.create_group(partial, zarr_format=3, attributes=hashed)
+        write_array(partial / "0", array)
+        if damage := StoredArray(store, partial.name).damage():
+            raise StoreError(
+                f"{store / node}: reads back other than was written ({damage}); check the disk"
+            )
+        publish(partial, store / node)
     return sha256
 
 
@@ -122,53 +121,6 @@ def prune(store: Path, nodes: set[str]) -> None:
     for path in store.iterdir():
         if path.is_dir() and path.name not in nodes:
             shutil.rmtree(path)
-
-
-@dataclass(frozen=True)
-class StoredArray:
-    """The array of one group, opened when first read; can be pickled to loader processes."""
-
-    store: Path
-    node: str
-
-    @cached_property
-    def _array(self) -> Any:
-        """Open the array; tensorstore reads only the chunks a slice touches."""
-        path = self.store / self.node / "0"
-        if not (path / "zarr.json").exists():
-            raise StoreError(f"{path}: not in the store; run the rule that makes it again")
-        location = {"driver": "file", "path": f"{path.resolve()}{os.sep}"}
-        return tensorstore.open({"driver": "zarr3", "kvstore": location}, read=True).result()
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the open handle behind: it must not cross a process border."""
-        return {"store": self.store, "node": self.node}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take the fields past the frozen setters."""
-        self.__dict__.update(state)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the array."""
-        return tuple(self._array.shape)
-
-    @cached_property
-    def attributes(self) -> dict[str, Any]:
-        """Attributes of the group."""
-        text = (self.store / self.node / "zarr.json").read_text()
-        return json.loads(text).get("attributes", {})
-
-    def read(self, *slices: slice) -> NDArray[Any]:
-        """Return a part of the array, the whole without slices.
-
-        Raises:
-            StoreError: A chunk is damaged.
-        """
-        try:
-            return self._array[slices].read().result() if slices else self._array.read().result()
-        except ValueError as error:
-            raise StoreError(f"{self.store / self.node}: damaged, {error}") from error
 
 
 @dataclass(frozen=True)
@@ -188,11 +140,31 @@ class StoredVolume:
             return self.array.read()
         return self.array.read(*(slice(a, b) for a, b in zip(start, stop, strict=True)))
 
+    def read_checked(self) -> NDArray[Any]:
+        """Return the whole volume, D H W, held against the hash in its table.
+
+        For what is made of it once and kept; a training's crops are too many to be hashed.
+
+        Raises:
+            StoreError: A value is another one than was written, or cannot be read.
+        """
+        values = self.array.read()
+        if array_sha256(values) != self.sha256:
+            raise StoreError(self.array.damage() or f"{self.array.place}: not what its table says")
+        return values
+
     @property
     def identity(self) -> str:
         """Hash of the values and of where they are: what later stages are made from."""
         ct3d = self.array.attributes["ct3d"]
         return key_of(self.sha256, ct3d["affine"], ct3d.get("record"))
+
+    @property
+    def own_window(self) -> tuple[float, float] | None:
+        """The window of this volume alone, as MR has one; None where the recipe's counts."""
+        ct3d = self.array.attributes["ct3d"]
+        window = ct3d["record"]["window"] if ct3d.get("domain") == "mr" else None
+        return None if window is None else (float(window[0]), float(window[1]))
 
     @property
     def affine(self) -> NDArray[np.float64]:
@@ -206,19 +178,14 @@ class StoredVolume:
         return d, h, w
 
 
-def store_of(status: Path) -> Path:
-    """Return the store that a status table lies beside."""
-    return status.with_suffix(".zarr")
-
-
-def read_status(path: Path) -> pd.DataFrame:
+def read_status(path: Location) -> pd.DataFrame:
     """Return a status table.
 
     Raises:
         StoreError: The file is missing or cannot be read, or columns are missing.
     """
     try:
-        frame = pd.read_parquet(path)
+        frame = read_table(path)
     except (OSError, ValueError) as error:
         raise StoreError(f"{path}: not a status table ({error}); run its rule again") from error
     if missing := [c for c in STATUS_COLUMNS if c not in frame.columns]:
@@ -226,8 +193,21 @@ def read_status(path: Path) -> pd.DataFrame:
     return frame
 
 
-def stored_volumes(status_tables: Sequence[Path]) -> list[StoredVolume]:
-    """Return the stored volumes of status tables, in the order of the tables' rows."""
+def read_table(path: Location) -> pd.DataFrame:
+    """Return a Parquet table.
+
+    Raises:
+        OSError: The file is missing or cannot be fetched.
+        ValueError: It is not Parquet.
+    """
+    return pd.read_parquet(path if isinstance(path, Path) else io.BytesIO(path.read_bytes()))
+
+
+def stored_volumes(status_tables: Sequence[Location]) -> list[StoredVolume]:
+    """Return the stored volumes of status tables, in the order of the tables' rows.
+
+    `location` makes a place of a path or URL given as text.
+    """
     volumes = []
     for path in status_tables:
         for row in records(read_status(path)):
@@ -256,8 +236,15 @@ def _plain(value: Any) -> Any:
 
 
 def write_table(frame: pd.DataFrame, path: Path) -> None:
-    """Write a table as Parquet under a temporary name and rename it."""
+    """Write a table as Parquet, whole or not at all; the same rows give the same bytes.
+
+    Raises:
+        StoreError: The disk is full.
+    """
+    # The schema's own metadata would hold the versions of pandas and pyarrow.
+    table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
-    frame.to_parquet(partial, index=False)
-    partial.replace(path)
+    with room_for(partial, table.nbytes):
+        pq.write_table(table, partial)
+        publish(partial, path)

@@ -1,38 +1,102 @@
 """Hold stores against their status tables: every array read and hashed again."""
 
-from collections.abc import Iterator
+import io
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pyarrow.parquet import read_schema
+
+from ct3dlib.cohort.location import Location
 from ct3dlib.cohort.packing import unpack_indices
-from ct3dlib.cohort.store import StoredArray, array_sha256, read_status, records, store_of
+from ct3dlib.cohort.store import FORMAT_VERSION, held_by, read_status, read_table, records
+from ct3dlib.cohort.stored_array import StoredArray, store_of, table_of
 from ct3dlib.errors import StoreError
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something wrong with one volume of a store."""
+    """Something wrong with one volume of a store, or with its table."""
 
-    table: Path
+    table: Location
     volume: str
     problem: str
 
 
-def verify_table(table: Path, tokenizer_sha256: str | None = None) -> Iterator[Finding]:
-    """Yield what is wrong with the store of a status table.
+def find_tables(place: Location) -> Sequence[Location]:
+    """Return the status tables of the stores at or below a place.
+
+    Tables that are missing beside their store, or cannot be read, are among them.
+
+    Args:
+        place: A status table, a split's joined table, a store, or a folder that holds some. A
+            web server lists nothing: no folder there.
+
+    Raises:
+        StoreError: There is nothing at the place, or no table or store.
+    """
+    if isinstance(place, Path) and not place.exists():
+        raise StoreError(f"{place}: no such file or folder; give data/, tokens/ or a status table")
+    if place.suffix == ".zarr":
+        return [table_of(place)]
+    if isinstance(place, Path) and place.is_dir():
+        tables = _below(place)
+    elif place.suffix != ".parquet":
+        raise StoreError(f"{place}: not a status table; give one, its store or a folder of them")
+    else:
+        tables = _named(place)
+    if not tables:
+        raise StoreError(f"{place}: no status table beside a store here or below")
+    return tables
+
+
+def _below(folder: Path) -> Sequence[Location]:
+    """Return the status tables of a folder and those that its stores lack."""
+    tables: set[Path] = set()
+    for parent, folders, files in os.walk(folder):
+        stores = {name for name in folders if name.endswith(".zarr")}
+        folders[:] = set(folders) - stores
+        tables |= {table_of(Path(parent, name)) for name in stores}
+        for name in files:
+            table = Path(parent, name)
+            # The shards of a joined table are found by themselves.
+            if table.suffix == ".parquet" and _named(table) == [table]:
+                tables.add(table)
+    return sorted(tables)
+
+
+def _named(table: Location) -> Sequence[Location]:
+    """Return a status table itself, the shards' tables of a joined one, nothing of any other."""
+    try:
+        source = table if isinstance(table, Path) else io.BytesIO(table.read_bytes())
+        columns = set(read_schema(source).names)
+        if "node" not in columns:
+            return []
+        if "shard" not in columns:
+            return [table]
+        shards = sorted(set(read_table(table)["shard"]))
+    except (OSError, ValueError):
+        return [table]  # to be found unreadable
+    return [table.with_suffix("") / f"{shard:04d}.parquet" for shard in shards]
+
+
+def verify_table(table: Location, tokenizer_sha256: str | None = None) -> Iterator[Finding]:
+    """Yield what is wrong with a status table and its store.
+
+    Groups that the table does not name are found in a folder only: a web server lists nothing.
 
     Args:
         table: A shard's status table of volumes, regions or tokens.
         tokenizer_sha256: Hash of the tokenizer in use; tokens of another one are stale.
-
-    Raises:
-        StoreError: The table itself cannot be read.
     """
     store = store_of(table)
+    for problem in _problems_of_pair(table, store):
+        yield Finding(table, store.name, problem)
     named: set[str] = set()
     seen: set[str] = set()
-    for row in records(read_status(table)):
+    for row in _rows(table):
         if row["volume"] in seen:
             yield Finding(table, row["volume"], "is in the table twice")
         seen.add(row["volume"])
@@ -41,29 +105,91 @@ def verify_table(table: Path, tokenizer_sha256: str | None = None) -> Iterator[F
         named.add(row["node"])
         for problem in _problems(StoredArray(store, row["node"]), row, tokenizer_sha256):
             yield Finding(table, row["volume"], problem)
-    for path in sorted(store.iterdir()) if store.is_dir() else ():
+    if not seen or not isinstance(store, Path) or not store.is_dir():
+        return
+    for path in sorted(store.iterdir()):
         if path.is_dir() and path.name not in named:
             yield Finding(table, path.name, "is in the store but not in the table")
 
 
+def verify_layout(tables: Sequence[Location]) -> Iterator[Finding]:
+    """Yield the tables that hold volumes of another one, as a smaller `catalog.shards` leaves them.
+
+    Args:
+        tables: Status tables; those of one recipe and stage lie in the same or sibling folders.
+    """
+    first: dict[tuple[str, str], Location] = {}
+    for table in tables:
+        shared: dict[Location, list[str]] = {}
+        for volume in dict.fromkeys(row["volume"] for row in _rows(table)):
+            other = first.setdefault((_stage(table), volume), table)
+            if other != table:
+                shared.setdefault(other, []).append(volume)
+        for other, volumes in shared.items():
+            yield Finding(
+                table,
+                table.name,
+                f"holds {len(volumes)} volumes that are in {other} too ({volumes[0]}, ...); of two "
+                f"tables the one whose shard or split is no longer in catalog.shards is stale: "
+                f"delete it and its store",
+            )
+
+
+def stores_without_table(tables: Sequence[Path]) -> list[Path]:
+    """Return the stores in the folders of some status tables that none of these belongs to."""
+    expected = {store_of(table) for table in tables}
+    found = {store for folder in {t.parent for t in tables} for store in folder.glob("*.zarr")}
+    return sorted(found - expected)
+
+
+def _stage(table: Location) -> str:
+    """Return the folder of the splits that a table is one of."""
+    text = str(table.resolve() if isinstance(table, Path) else table)
+    return text.rsplit("/", 2)[0]
+
+
+def _rows(table: Location) -> list[dict[str, Any]]:
+    """Return the rows of a status table, none where it cannot be read."""
+    try:
+        return records(read_status(table))
+    except StoreError:
+        return []
+
+
+def _problems_of_pair(table: Location, store: Location) -> Iterator[str]:
+    """Yield what is wrong with a table or with its store as a whole."""
+    if isinstance(table, Path) and not table.exists():
+        yield (
+            f"is a store without a status table; run its rule again, or delete {store} if its "
+            f"shard is no longer in catalog.shards"
+        )
+        return
+    try:
+        read_status(table)
+        held = held_by(store)
+    except StoreError as error:
+        yield f"cannot be verified: {error}"
+        return
+    if not isinstance(held, dict) or held.get("format_version") != FORMAT_VERSION:
+        yield f"states {held}, wanted format_version {FORMAT_VERSION}; delete it and {table}"
+
+
 def _problems(array: StoredArray, row: dict[str, Any], tokenizer: str | None) -> Iterator[str]:
     """Yield what is wrong with one stored array."""
-    try:
-        values = array.read()
-        ct3d = array.attributes["ct3d"]
-    except (StoreError, KeyError, ValueError, OSError) as error:
-        yield f"cannot be read: {error}"
+    if damage := array.damage():
+        yield f"is damaged: {damage}"
         return
-    if not array_sha256(values) == row["sha256"] == ct3d.get("sha256"):
-        yield "holds other values than were written: its hash differs"
+    ct3d = array.attributes["ct3d"]
+    if row["sha256"] != ct3d["sha256"]:
+        yield "holds other values than the table says: its hash differs; delete the table"
         return
-    shape = ct3d["shape"] if "bits" in ct3d else list(values.shape)
-    if list(row["shape"]) != list(shape):
-        yield f"has shape {list(shape)}, the table says {list(row['shape'])}"
+    shape = ct3d["shape"] if "bits" in ct3d else list(array.shape)
+    if list(row.get("shape") or ()) != list(shape):
+        yield f"has shape {list(shape)}, the table says {row.get('shape')}"
     if "bits" not in ct3d:
         return
     try:
-        unpack_indices(values, int(ct3d["bits"]), tuple(ct3d["shape"]))
+        unpack_indices(array.read(), int(ct3d["bits"]), tuple(ct3d["shape"]))
     except StoreError as error:
         yield str(error)
     if tokenizer is not None and ct3d["tokenizer_sha256"] != tokenizer:

@@ -1,16 +1,20 @@
 """Readers of raw data sets: raw root to catalog rows, and the catalog of a raw root."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
 from ct3dlib.cohort.catalog import Row, arrange, without_root
+from ct3dlib.cohort.split import Assignments
 from ct3dlib.config import CatalogSpec, Dataset, Split
+from ct3dlib.datasets.brats import read_brats
 from ct3dlib.datasets.ct_rate import read_ct_rate
 from ct3dlib.datasets.folder import read_folder
+from ct3dlib.datasets.medmnist3d import read_medmnist3d
+from ct3dlib.datasets.omniabnorm import read_omniabnorm
 from ct3dlib.datasets.split_table import SplitTable, read_split_table
 from ct3dlib.errors import DatasetError
 
@@ -25,17 +29,24 @@ def read_dataset(name: Dataset, root: Path) -> Iterator[Row]:
     """
     if not root.is_dir():
         raise DatasetError(
-            f"{root}: no such folder; set raw_root (or CT3D_RAW) to the folder of the scans"
+            f"{root.absolute()}: no such folder; set raw_root (or CT3D_RAW) to the folder of the "
+            f"scans; a relative one starts at the working directory (--directory)"
         )
     match name:
         case "ct_rate":
             yield from read_ct_rate(root)
         case "folder":
             yield from read_folder(root)
+        case "brats":
+            yield from read_brats(root)
+        case "medmnist3d":
+            yield from read_medmnist3d(root)
+        case "omniabnorm":
+            yield from read_omniabnorm(root)
 
 
 def build_catalog(
-    root: Path, spec: CatalogSpec, *, previous: Mapping[str, Split] | None = None
+    root: Path, spec: CatalogSpec, *, previous: Assignments | None = None
 ) -> pd.DataFrame:
     """Return the catalog of a raw root, sorted by volume: one row per series found.
 
@@ -65,7 +76,7 @@ def build_catalog(
     given: dict[str, Split] = {}
     if spec.split_csv is not None:
         rows, given = _apply(read_split_table(root / spec.split_csv), rows)
-    return arrange(rows, spec, given=given, previous=previous or {})
+    return arrange(rows, spec, given=given, previous=previous or Assignments())
 
 
 def _apply(table: SplitTable, rows: list[Row]) -> tuple[list[Row], dict[str, Split]]:

@@ -6,13 +6,15 @@ table only. Version 2 holds HU with geometry in the header.
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ct3dlib.cohort.catalog import Row, safe_name
+from ct3dlib.cohort.catalog import Row
+from ct3dlib.cohort.names import safe_name
+from ct3dlib.config import Triple
 from ct3dlib.datasets.ct_rate_tables import Part, Tables, read_tables
-from ct3dlib.datasets.files import is_nifti, may_be_dicom, walk
+from ct3dlib.datasets.files import is_nifti
 from ct3dlib.datasets.listing import (
     Found,
     Problem,
@@ -21,8 +23,9 @@ from ct3dlib.datasets.listing import (
     list_nifti,
     unique_names,
 )
-from ct3dlib.datasets.tables import volume_key
+from ct3dlib.datasets.tables import Metadata, volume_key
 from ct3dlib.errors import DatasetError
+from ct3dlib.scan.tree import may_be_dicom, walk
 from ct3dlib.text.reports import Report, template_pair
 
 logger = logging.getLogger(__name__)
@@ -76,16 +79,25 @@ def read_ct_rate(root: Path) -> Iterator[Row]:
         if (part := _TREES[tree]) not in tables:
             tables[part] = read_tables(base, root, part=part)
     scans = [scan for tree in trees for scan in _list(base / tree, root)]
-    names = unique_names([safe_name(scan.key) for scan in scans])
+    names = unique_names([scan.key for scan in scans])
     for scan, (volume, first) in zip(scans, names, strict=True):
         mine = tables[scan.part]
         again = None if first is None else duplicate(scan.key, scans[first].found)
         problem = scan.found.problem or again or _problem(scan, mine)
         yield _row(scan, root, volume=volume, tables=mine, problem=problem)
-    keys = {scan.key for scan in scans}
     for part, mine in tables.items():
-        if missing := len(set(mine.metadata) - keys):
-            logger.warning("CT-RATE %s: %s rows of the metadata have no file", part, missing)
+        _log_unmatched(part, mine, [scan.key for scan in scans if scan.part == part])
+
+
+def _log_unmatched(part: Part, tables: Tables, keys: Sequence[str]) -> None:
+    """Log a warning for rows without a file, and for files without a row where there is a table."""
+    wanted = {"metadata": tables.metadata, "report": tables.reports, "labels": tables.labels}
+    for what, rows in (("metadata", tables.metadata), ("labels", tables.labels)):
+        if missing := len(set(rows).difference(keys)):
+            logger.warning("CT-RATE %s: %s rows of the %s have no file", part, missing, what)
+    for what, rows in wanted.items():
+        if rows and (number := sum(rows.get(key) is None for key in keys)):
+            logger.warning("CT-RATE %s: %s of %s files have no %s", part, number, len(keys), what)
 
 
 def _list(tree: Path, root: Path) -> list[_Scan]:
@@ -133,7 +145,7 @@ def _row(scan: _Scan, root: Path, *, volume: str, tables: Tables, problem: Probl
         sources=one.sources(root),
         size=size,
         mtime_ns=mtime_ns,
-        spacing=stated.spacing if scan.blank and stated else one.header.spacing,
+        spacing=_spacing(scan, stated),
         shape=one.header.shape,
         slope=rescale and rescale.slope,
         intercept=rescale and rescale.intercept,
@@ -150,12 +162,25 @@ def _row(scan: _Scan, root: Path, *, volume: str, tables: Tables, problem: Probl
     )
 
 
+def _spacing(scan: _Scan, stated: Metadata | None) -> Triple | None:
+    """Return the table's spacing of a NIfTI file, else that of its header, mm.
+
+    A header of version 2 that states a geometry is believed all the same, and a table that differs
+    is noted when the volume is stored; a blank one has its spacing from the table alone.
+    """
+    if scan.found.kind == "nifti" and stated is not None and stated.spacing is not None:
+        return stated.spacing
+    return None if scan.blank and stated is not None else scan.found.header.spacing
+
+
 def _problem(scan: _Scan, tables: Tables) -> Problem | None:
     """Return why the tables rule a series out."""
     place = scan.found.place
-    if scan.key in tables.excluded:
-        message = f"{place}: listed in {tables.excluded[scan.key]}; take the line out to use it"
-        return "EXCLUDED", message
+    name = _NAME.fullmatch(scan.key)
+    names = (scan.key, *((name["study"], name["patient"]) if name else ()))
+    # The nearest name counts: a volume may be taken in of a scan that is left out.
+    if why := next((tables.excluded[one] for one in names if one in tables.excluded), ""):
+        return "EXCLUDED", f"{place}: {why}"
     if not scan.blank:
         return None
     stated = tables.metadata.get(scan.key)

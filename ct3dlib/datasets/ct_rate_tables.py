@@ -1,16 +1,27 @@
 """What stands beside the scans of CT-RATE: metadata, reports, labels, questions, exclusions."""
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from ct3dlib.cohort.labels import LABELS
-from ct3dlib.datasets.files import is_nifti, relative, walk
-from ct3dlib.datasets.tables import Metadata, read_metadata, read_rows, volume_key
+from ct3dlib.datasets.files import is_nifti, relative
+from ct3dlib.datasets.tables import (
+    GEOMETRY,
+    RESCALE,
+    Metadata,
+    read_metadata,
+    read_rows,
+    volume_key,
+)
 from ct3dlib.errors import DatasetError
+from ct3dlib.scan.tree import walk
 from ct3dlib.text.reports import Report, sections, stated_pair
+
+logger = logging.getLogger(__name__)
 
 Part = Literal["train", "valid"]
 # The tables call the part `valid` by either name.
@@ -18,8 +29,12 @@ _TABLE_NAMES: dict[Part, tuple[str, ...]] = {
     "train": ("train",),
     "valid": ("validation", "valid"),
 }
-_METADATA_COLUMNS = ("RescaleSlope", "RescaleIntercept", "XYSpacing", "ZSpacing")
 _VOLUME_COLUMNS = ("volumename", "VolumeName", "image")
+# Volumes, and of one scan all, with voxels that are not finite or without a spacing of slices.
+_BROKEN = (
+    *("train_1267_a_4", "train_11755_a_2", "train_11755_a_3", "train_11755_a_4"),
+    *("train_3821_a_5", "train_9792_a"),
+)
 _BITS = {"0": 0, "0.0": 0, "1": 1, "1.0": 1}
 
 
@@ -32,7 +47,7 @@ class Tables:
         reports: Sections of the report.
         labels: 0 or 1 for each of `LABELS`; None where a cell is neither.
         pairs: A question and its answer.
-        excluded: The list that names the volume, relative to the raw root.
+        excluded: Volume, scan or patient -> why it is left out; "" takes a volume or scan in again.
         regions: File of the true regions, relative to the raw root.
     """
 
@@ -68,7 +83,7 @@ def read_tables(base: Path, root: Path, *, part: Part) -> Tables:
     pairs = _find(base / "vqa", "vqa.json", part)
     truth = [path for path in walk(base / "regions" / part) if is_nifti(path)]
     return Tables(
-        metadata=read_metadata(metadata, _METADATA_COLUMNS) if metadata else {},
+        metadata=read_metadata(metadata, (*RESCALE, *GEOMETRY)) if metadata else {},
         reports=_read_reports(reports) if reports else {},
         labels=_read_labels(labels) if labels else {},
         pairs=_read_pairs(pairs) if pairs else {},
@@ -95,6 +110,14 @@ def _read_labels(path: Path) -> dict[str, tuple[int, ...] | None]:
     for key, cells in read_rows(path, LABELS):
         bits = [_BITS[text] for label in LABELS if (text := cells[label].strip()) in _BITS]
         found[key] = tuple(bits) if len(bits) == len(LABELS) else None
+    if wrong := [key for key, bits in found.items() if bits is None]:
+        logger.warning(
+            "%s: %s rows have a cell that is neither 0 nor 1, the first is %s; these volumes have "
+            "no labels",
+            path,
+            len(wrong),
+            wrong[0],
+        )
     return found
 
 
@@ -115,13 +138,31 @@ def _read_pairs(path: Path) -> dict[str, tuple[str, str]]:
     return found
 
 
+def _read_lines(path: Path) -> list[str]:
+    """Return the lines of a list."""
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{path}: cannot be read ({error}); save it as UTF-8 text") from error
+
+
 def _read_excluded(base: Path, root: Path, part: Part) -> dict[str, str]:
-    """Return the volumes of exclude.txt and no_chest_{part}.txt; `#` starts a comment."""
+    """Return what exclude.txt, no_chest_{part}.txt and the list of broken volumes leave out.
+
+    A line is a volume, scan or patient, by its name or its path; `#` starts a comment, and `!`
+    takes in again what another list leaves out.
+    """
     excluded: dict[str, str] = {}
     for name in ("exclude.txt", f"no_chest_{part}.txt"):
         for path in (base / name, base / "metadata" / name):
-            lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+            lines = _read_lines(path) if path.exists() else []
+            why = f"listed in {relative(path, root)}; take the line out to use it"
             for line in lines:
-                if key := volume_key(line.partition("#")[0]):
-                    excluded.setdefault(key, relative(path, root))
+                text = line.partition("#")[0].strip()
+                if key := volume_key(text.removeprefix("!").rpartition("/")[2]):
+                    excluded.setdefault(key, "" if text.startswith("!") else why)
+    for key in _BROKEN:
+        place = relative(base / "exclude.txt", root)
+        why = f"known to be broken; add the line !{key} to {place} to use it all the same"
+        excluded.setdefault(key, why)
     return excluded

@@ -1,28 +1,31 @@
 """What lies under a raw root: files, their sizes, and NIfTI headers without voxels."""
 
 import os
+import re
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 import numpy as np
 from nibabel.nifti1 import Nifti1Header
 from nibabel.nifti2 import Nifti2Header
-from nibabel.orientations import io_orientation
+from nibabel.orientations import inv_ornt_aff, io_orientation
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
+from numpy.typing import NDArray
 
 from ct3dlib.progress import progress
+from ct3dlib.scan.nifti import unit_mm
+
+Source = TypeVar("Source")
+Read = TypeVar("Read")
 
 _NIFTI = (".nii.gz", ".nii")
-_UNFINISHED = (".partial", ".lock", ".tmp", ".part", ".incomplete")
-_NOT_DICOM = {
-    *(".csv", ".gz", ".gif", ".htm", ".html", ".ini", ".jpeg", ".jpg", ".json", ".log", ".md"),
-    *(".nii", ".npy", ".npz", ".pdf", ".png", ".py", ".tar", ".tsv", ".txt", ".xlsx", ".xml"),
-    *(".yaml", ".yml", ".zip"),
-}
+_ITK = (".nrrd", ".nhdr", ".mha", ".mhd")
+_SLICE = re.compile(r"([-+]?[0-9]+)\.jpe?g", re.IGNORECASE)
 # Headers wait for the disk or the network, not for the processor.
 _THREADS = 16
 _BLOCK = 1 << 14
@@ -31,28 +34,17 @@ _LONGEST_HEADER = 540
 
 @dataclass(frozen=True)
 class Header:
-    """Geometry that a NIfTI header states, D H W in canonical order; None: not known."""
+    """Geometry that a header states, D H W in canonical order; None: not known.
+
+    Args:
+        spacing: mm.
+        shape: Number of voxels.
+        corners: Centres of the first voxel and of the last ones along x, y and z, RAS mm.
+    """
 
     spacing: tuple[float, float, float] | None
     shape: tuple[int, int, int] | None
-
-
-def walk(folder: Path) -> Iterator[Path]:
-    """Yield all files below a folder in sorted order, without hidden and unfinished ones.
-
-    Linked folders are followed, each once.
-    """
-    seen: set[tuple[int, int]] = set()
-    for place, folders, files in os.walk(folder, followlinks=True):
-        state = os.stat(place)  # noqa: PTH116  (os.walk gives strings; a Path per folder is slow)
-        if (state.st_dev, state.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((state.st_dev, state.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            if not name.startswith((".", "~")) and not name.lower().endswith(_UNFINISHED):
-                yield Path(place, name)
+    corners: tuple[tuple[float, ...], ...] | None = field(default=None, compare=False)
 
 
 def is_nifti(path: Path) -> bool:
@@ -60,22 +52,50 @@ def is_nifti(path: Path) -> bool:
     return path.name.lower().endswith(_NIFTI)
 
 
-def may_be_dicom(path: Path) -> bool:
-    """Return whether a file's name does not rule DICOM out."""
-    return path.suffix.lower() not in _NOT_DICOM
+def is_itk(path: Path) -> bool:
+    """Return whether a file is an NRRD or MetaImage, or the header of one, by its name."""
+    return path.name.lower().endswith(_ITK)
+
+
+def slice_number(path: Path) -> int | None:
+    """Return the number that a JPEG is called by, as -1.jpg or 12.jpeg; None: it is no slice."""
+    match = _SLICE.fullmatch(path.name)
+    return int(match[1]) if match else None
+
+
+def slice_folders(paths: Iterable[Path]) -> list[list[Path]]:
+    """Return the slices of every folder that holds JPEG slices and no other file, by number."""
+    folders: dict[Path, list[Path]] = {}
+    for path in paths:
+        folders.setdefault(path.parent, []).append(path)
+    return [
+        sorted(files, key=lambda path: (slice_number(path) or 0, path.name))
+        for files in folders.values()
+        if None not in map(slice_number, files)
+    ]
 
 
 def stem(name: str) -> str:
-    """Return a name without the ending of NIfTI."""
-    for ending in _NIFTI:
+    """Return a name without the ending of a format of volumes."""
+    for ending in (*_NIFTI, *_ITK):
         if name.lower().endswith(ending):
             return name[: -len(ending)]
     return name
 
 
 def relative(path: Path, root: Path) -> str:
-    """Return a path below a root in POSIX notation."""
-    return PurePosixPath(path.relative_to(root)).as_posix()
+    r"""Return a path below a root in POSIX notation, bytes that are not UTF-8 as `\xff`."""
+    place = PurePosixPath(path.relative_to(root)).as_posix()
+    return place if is_utf8(path) else os.fsencode(place).decode("utf-8", "backslashreplace")
+
+
+def is_utf8(path: Path) -> bool:
+    """Return whether a path is text; a file system may hold names that are not."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def size_and_mtime(paths: Iterable[Path]) -> tuple[int, int]:
@@ -96,8 +116,15 @@ def size_and_mtime(paths: Iterable[Path]) -> tuple[int, int]:
 
 def read_headers(paths: Sequence[Path]) -> list[Header]:
     """Return the headers of NIfTI files, in their order."""
+    return at_once(read_header, paths)
+
+
+def at_once(read: Callable[[Source], Read], sources: Sequence[Source]) -> list[Read]:
+    """Return what `read` gives for the header of each source, in their order; many wait at once."""
+    if not sources:
+        return []
     with ThreadPoolExecutor(_THREADS) as pool:
-        return list(progress(pool.map(read_header, paths), name="headers", unit="file"))
+        return list(progress(pool.map(read, sources), name="headers", unit="file"))
 
 
 def read_header(path: Path) -> Header:
@@ -110,6 +137,7 @@ def read_header(path: Path) -> Header:
     try:
         header = _parse(path)
         affine = np.asarray(header.get_best_affine(), dtype=np.float64)
+        affine[:3] *= unit_mm(header)
     except (OSError, ValueError, zlib.error, HeaderDataError, WrapStructError):
         return Header(None, None)
     shape = tuple(int(n) for n in header.get_data_shape())
@@ -124,7 +152,23 @@ def read_header(path: Path) -> Header:
     spacing = float(steps[z]), float(steps[y]), float(steps[x])
     coded = int(header["qform_code"]) > 0 or int(header["sform_code"]) > 0
     blank = not coded or np.array_equal(affine, np.eye(4))
-    return Header(None if blank else spacing, (shape[z], shape[y], shape[x]))
+    whole = shape[z], shape[y], shape[x]
+    return Header(None, whole) if blank else Header(spacing, whole, _corners(affine, shape))
+
+
+def _corners(affine: NDArray[np.float64], shape: tuple[int, ...]) -> tuple[tuple[float, ...], ...]:
+    """Return where a grid begins and ends along its axes; the same for any order of a file's axes.
+
+    Args:
+        affine: File voxel (i, j, k, 1) to RAS mm.
+        shape: Voxels along i, j, k.
+    """
+    orientation = io_orientation(affine)
+    canonical = affine @ inv_ornt_aff(orientation, shape)
+    ends = np.zeros((4, 4))
+    ends[orientation[:, 0].astype(int), 1 + orientation[:, 0].astype(int)] = np.subtract(shape, 1)
+    ends[3] = 1
+    return tuple(tuple(point.tolist()) for point in (canonical @ ends)[:3].T)
 
 
 def _parse(path: Path) -> Nifti1Header:

@@ -1,26 +1,47 @@
-"""Any folder of NIfTI and DICOM: every series in it is a volume."""
+"""Any folder of NIfTI, DICOM, NRRD, MetaImage and JPEG slices: every series is a volume."""
 
-import hashlib
-import re
-from collections import Counter
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from ct3dlib.cohort.catalog import Row, safe_name
-from ct3dlib.datasets.files import is_nifti, may_be_dicom, stem, walk
-from ct3dlib.datasets.listing import Found, duplicate, list_dicom, list_nifti, unique_names
-from ct3dlib.datasets.tables import Metadata, join_names, read_metadata
+from ct3dlib.cohort.catalog import Row
+from ct3dlib.datasets.files import (
+    is_itk,
+    is_nifti,
+    slice_folders,
+    stem,
+)
+from ct3dlib.datasets.listing import (
+    Found,
+    Problem,
+    duplicate,
+    list_dicom,
+    list_itk,
+    list_jpeg,
+    list_nifti,
+    unique_names,
+)
+from ct3dlib.datasets.patients import recognise, short_hash
+from ct3dlib.datasets.tables import (
+    GEOMETRY,
+    RESCALE,
+    Metadata,
+    join_names,
+    read_columns,
+    read_metadata,
+)
+from ct3dlib.scan.tree import may_be_dicom, walk
 
-_CT_RATE_NAME = re.compile(r"(?:train|valid(?:ation)?)_\d+(?![^_])")
-_BIDS_SUBJECT = re.compile(r"(?:^|[/_])(sub-[A-Za-z0-9]+)(?![A-Za-z0-9])")
+logger = logging.getLogger(__name__)
 
 
 def read_folder(root: Path) -> Iterator[Row]:
-    """Yield a row for every NIfTI file and DICOM series below a folder.
+    """Yield a row for every NIfTI, NRRD and MetaImage file and DICOM series below a folder.
 
+    A folder that holds JPEG slices called by their number, and no other file, is a series too.
     An optional `metadata.csv` at the root (`VolumeName` and any of `RescaleSlope`,
     `RescaleIntercept`, `XYSpacing`, `ZSpacing`) is joined by path or file name; what it states
-    counts more than a NIfTI header.
+    counts more than a header.
 
     Raises:
         DatasetError: metadata.csv cannot be read.
@@ -28,22 +49,28 @@ def read_folder(root: Path) -> Iterator[Row]:
     paths = list(walk(root))
     dicom = list_dicom(root, root) if any(map(may_be_dicom, paths)) else []
     found = list_nifti([path for path in paths if is_nifti(path)], root) + dicom
+    found += list_itk([path for path in paths if is_itk(path)], root)
+    found += list_jpeg(slice_folders(paths), root)
     found.sort(key=lambda one: one.rank)
     table = root / "metadata.csv"
     metadata = read_metadata(table) if table.exists() else {}
-    patients = _patients(found)
-    unique = unique_names([_name(one) for one in found])
+    patients = recognise(found)
+    unique = unique_names([_key(one) for one in found])
+    if table.exists():
+        volumes = [volume for volume, _ in unique]
+        _log_table(table, metadata, found=found, volumes=volumes)
     for one, patient, (volume, first) in zip(found, patients, unique, strict=True):
-        again = None if first is None else duplicate(volume, found[first])
-        problem = one.problem or again
-        size, mtime_ns = one.size_and_mtime()
+        again = None if first is None else duplicate(one.place, found[first])
         stated = _stated(one, volume, metadata)
+        problem = one.problem or again or _misstated(one, stated)
+        size, mtime_ns = one.size_and_mtime()
         yield Row(
             volume=volume,
             dataset="folder",
             patient=patient,
             study=volume,
             kind=one.kind,
+            domain="window8" if one.kind == "jpeg" else "hu",
             sources=one.sources(root),
             size=size,
             mtime_ns=mtime_ns,
@@ -57,70 +84,54 @@ def read_folder(root: Path) -> Iterator[Row]:
         )
 
 
+def _log_table(
+    table: Path,
+    metadata: Mapping[str, Metadata],
+    *,
+    found: Sequence[Found],
+    volumes: Sequence[str],
+) -> None:
+    """Log a warning for columns that are not in metadata.csv and for rows that name no file."""
+    columns = read_columns(table)
+    if missing := [name for name in (*RESCALE, *GEOMETRY) if name not in columns]:
+        logger.warning("%s: no %s; columns are %s", table, ", ".join(missing), ", ".join(columns))
+    pairs = zip(found, volumes, strict=True)
+    names = {name for one, volume in pairs for name in join_names(one.place, volume)}
+    if unmatched := sorted(set(metadata) - names):
+        logger.warning(
+            "%s: %s of %s rows name no file below the root, the first is %r",
+            table,
+            len(unmatched),
+            len(metadata),
+            unmatched[0],
+        )
+
+
 def _stated(one: Found, volume: str, metadata: Mapping[str, Metadata]) -> Metadata | None:
-    """Return the row of metadata.csv that names a NIfTI file; DICOM speaks for itself."""
+    """Return the row of metadata.csv that names a series; DICOM speaks for itself."""
     if one.kind == "dicom":
         return None
     names = join_names(one.place, volume)
     return next((metadata[name] for name in names if name in metadata), None)
 
 
-def _name(one: Found) -> str:
-    """Return the id a series should have: its path, and for DICOM a hash of its UID.
+def _misstated(one: Found, stated: Metadata | None) -> Problem | None:
+    """Return the problem of a blank file whose row of metadata.csv has cells of no use."""
+    if stated is None or one.header.shape is None or one.header.spacing is not None:
+        return None
+    wrong = [fault for fault in stated.faults if not fault.endswith("is ''")]
+    if not wrong:
+        return None
+    message = f"{one.place}: {', '.join(wrong)}; correct the row of metadata.csv"
+    return "BAD_METADATA", message
+
+
+def _key(one: Found) -> str:
+    """Return what tells a series from the others: its path, and for DICOM a hash of its UID.
 
     A damaged file has no UID and is told apart by its name.
     """
-    if one.kind == "nifti":
-        return safe_name(stem(one.place))
+    if one.kind != "dicom":
+        return stem(one.place)
     folder = "" if one.place == "." else f"{one.place}_"
-    return safe_name(f"{folder}{_short_hash(one.uid or one.files[0].name)[:8]}")
-
-
-def _patients(found: Sequence[Found]) -> list[str]:
-    """Return who each series is of; the same person has one name, of NIfTI and DICOM alike."""
-    known = {one.patient for one in found if one.patient}
-    places = {(_parent(one.place), _last(one.place)) for one in found if one.kind == "nifti"}
-    alike = Counter(last for _, last in places)
-    # Files called alike in many folders (s0001/ct.nii.gz) are told apart by the folder.
-    shared = {folder for folder, last in places if alike[last] > 1}
-    return [_patient(one, known, shared) for one in found]
-
-
-def _patient(one: Found, known: set[str], shared: set[str]) -> str:
-    """Return who a series is of: the first of the signs below that it has."""
-    if one.patient:
-        return _short_hash(one.patient)
-    if one.kind == "nifti":
-        last = _last(one.place)
-        if ct_rate := _CT_RATE_NAME.match(last):
-            return ct_rate[0].replace("validation_", "valid_")
-        if subject := _BIDS_SUBJECT.search(one.place):
-            return subject[1]
-        for part in reversed(stem(one.place).split("/")):
-            if identity := _known_prefix(part, known):
-                return _short_hash(identity)
-        if _parent(one.place) not in shared:
-            return safe_name(last)
-        return safe_name(_parent(one.place) or last)
-    return safe_name(one.place)
-
-
-def _known_prefix(text: str, known: set[str]) -> str | None:
-    """Return the longest of the known PatientIDs that a text starts with as a whole word."""
-    ends = [place for place in range(1, len(text)) if not text[place].isalnum()]
-    return next((text[:end] for end in (len(text), *reversed(ends)) if text[:end] in known), None)
-
-
-def _short_hash(text: str) -> str:
-    """Return a name that does not tell what it stands for."""
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def _last(place: str) -> str:
-    """Return the last name of a path, without the ending of NIfTI."""
-    return stem(place.rpartition("/")[2])
-
-
-def _parent(place: str) -> str:
-    """Return a path without its last name; "" at the root."""
-    return place.rpartition("/")[0]
+    return f"{folder}{short_hash(one.uid or one.files[0].name)[:8]}"

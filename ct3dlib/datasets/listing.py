@@ -1,32 +1,51 @@
 """Series under a raw root, before the tables of a data set are joined to them."""
 
+import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
-from ct3dlib.datasets.files import Header, read_headers, relative, size_and_mtime
+import numpy as np
+
+from ct3dlib.cohort.names import safe_name
+from ct3dlib.datasets.files import (
+    Header,
+    at_once,
+    is_utf8,
+    read_headers,
+    relative,
+    size_and_mtime,
+    slice_number,
+)
+from ct3dlib.errors import VolumeError
 from ct3dlib.scan.dicom import list_series
+from ct3dlib.scan.geometry import orientation
+from ct3dlib.scan.itk_grid import read_grid
+from ct3dlib.scan.itk_header import read_text_header
+from ct3dlib.scan.jpeg import read_jpeg_shape
 
 Problem = tuple[str, str]
 
 
 @dataclass(frozen=True)
 class Found:
-    """One series: a NIfTI file, or the DICOM files of a series.
+    """One series: a NIfTI, NRRD or MetaImage file, a DICOM series, or a folder of JPEG slices.
 
     Args:
         kind: What the files are.
         files: Absolute or relative to the working directory.
-        place: The file, or the folder that holds all files, as a POSIX path relative to the root.
-        header: Geometry as the headers state it; DICOM: (slices, rows, columns).
-        uid: SeriesInstanceUID, "" for NIfTI.
+        place: The file, or the folder that holds all files (DICOM, JPEG), as a POSIX path relative
+            to the root.
+        header: Geometry as the headers state it; DICOM and JPEG: (slices, rows, columns).
+        uid: SeriesInstanceUID, "" where the files are not DICOM.
         patient: DICOM PatientID, "" where there is none; never leaves the readers as it is.
         problem: Code and message where the headers rule the series out.
     """
 
-    kind: Literal["nifti", "dicom"]
+    kind: Literal["nifti", "dicom", "itk", "jpeg"]
     files: tuple[Path, ...]
     place: str
     header: Header
@@ -51,9 +70,51 @@ class Found:
 def list_nifti(paths: Sequence[Path], root: Path) -> list[Found]:
     """Return NIfTI files with their headers, in their order."""
     return [
-        Found("nifti", (path,), relative(path, root), header)
+        _named(Found("nifti", (path,), relative(path, root), header))
         for path, header in zip(paths, read_headers(paths), strict=True)
     ]
+
+
+def list_itk(paths: Sequence[Path], root: Path) -> list[Found]:
+    """Return NRRD and MetaImage files with their headers and the files of their voxels."""
+    return [_named(one) for one in at_once(lambda path: _itk(path, root), paths)]
+
+
+def _itk(path: Path, root: Path) -> Found:
+    """Describe an NRRD or MetaImage file; what is wrong with it shows when it is stored."""
+    place = relative(path, root)
+    try:
+        text = read_text_header(path)
+        grid = read_grid(text)
+    except VolumeError:
+        return Found("itk", (path,), place, Header(None, None))
+    if grid.affine is None:
+        return Found("itk", text.files, place, Header(None, grid.shape))
+    depth, height, width = orientation(grid.affine).permutation
+    shape = grid.shape[depth], grid.shape[height], grid.shape[width]
+    steps = np.linalg.norm(grid.affine[:3, :3], axis=0)
+    spacing = float(steps[depth]), float(steps[height]), float(steps[width])
+    return Found("itk", text.files, place, Header(spacing, shape))
+
+
+def list_jpeg(folders: Sequence[Sequence[Path]], root: Path) -> list[Found]:
+    """Return folders of JPEG slices, each one series, with the size of the first slice."""
+    return [_named(one) for one in at_once(lambda slices: _jpeg(slices, root), folders)]
+
+
+def _jpeg(slices: Sequence[Path], root: Path) -> Found:
+    """Describe the slices of a folder, which come sorted by number."""
+    place = relative(slices[0].parent, root)
+    problem = None
+    for one, two in pairwise(slices):
+        if slice_number(one) == slice_number(two):
+            what = f"{relative(one, root)}: {two.name} has the same number; drop one of the two"
+            problem = "DUPLICATE_POSITIONS", what
+    try:
+        header = Header(None, read_jpeg_shape(slices))
+    except VolumeError:
+        header = Header(None, None)
+    return Found("jpeg", tuple(slices), place, header, problem=problem)
 
 
 def list_dicom(folder: Path, root: Path) -> list[Found]:
@@ -74,27 +135,43 @@ def list_dicom(folder: Path, root: Path) -> list[Found]:
                 problem=series.problem,
             )
         )
-    return found
+    return [_named(one) for one in found]
 
 
-def unique_names(names: Sequence[str]) -> list[tuple[str, int | None]]:
-    """Return names that differ, each with the place of the first of the same name.
+def _named(found: Found) -> Found:
+    """Return a series, rejected where the catalog cannot hold the name of one of its files."""
+    if all(map(is_utf8, found.files)):
+        return found
+    message = f"{found.place}: a name that is not UTF-8; rename the file or its folder"
+    return replace(found, problem=("UNSAFE_NAME", message))
 
-    The first keeps its name, with None; later ones get `-2`, `-3` and so on.
+
+def unique_names(keys: Sequence[str]) -> list[tuple[str, int | None]]:
+    """Return a volume id for each key, and the place of the first one of the same key.
+
+    The first of a key comes with None; later ones are duplicates and get `-2`, `-3` and so on.
+    Where different keys make the same id, later ones get a hash of their key.
+
+    Args:
+        keys: Paths without endings, or whatever tells series apart.
     """
-    first: dict[str, int] = {}
+    names = [safe_name(key) for key in keys]
     taken = set(names)
+    first: dict[str, int] = {}
+    owners: dict[str, str] = {}
     unique: list[tuple[str, int | None]] = []
-    for place, name in enumerate(names):
-        if name not in first:
-            first[name] = place
+    for place, (key, name) in enumerate(zip(keys, names, strict=True)):
+        if key in first:
+            base, number = unique[first[key]][0], 2
+            while f"{base}-{number}" in taken:
+                number += 1
+            unique.append((f"{base}-{number}", first[key]))
+        elif owners.setdefault(name, key) != key:
+            unique.append((f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:8]}", None))
+        else:
             unique.append((name, None))
-            continue
-        number = 2
-        while f"{name}-{number}" in taken:
-            number += 1
-        taken.add(f"{name}-{number}")
-        unique.append((f"{name}-{number}", first[name]))
+        first.setdefault(key, place)
+        taken.add(unique[-1][0])
     return unique
 
 

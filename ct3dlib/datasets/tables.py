@@ -6,6 +6,7 @@ import logging
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,10 @@ from ct3dlib.errors import DatasetError
 logger = logging.getLogger(__name__)
 
 NAME = "VolumeName"
+RESCALE = ("RescaleSlope", "RescaleIntercept")
+GEOMETRY = ("XYSpacing", "ZSpacing")
+# Reports are longer than the 131072 characters that the module takes for a cell.
+csv.field_size_limit(1 << 30)
 _BETWEEN = re.compile(r"[\s,;\\'\"\[\]()]+")
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 
@@ -56,6 +61,28 @@ def join_names(place: str, volume: str) -> tuple[str, str, str]:
     return volume_key(place), volume_key(volume), volume_key(place.rpartition("/")[2])
 
 
+def read_columns(path: Path) -> tuple[str, ...]:
+    """Return the columns of a CSV, without the spaces around their names.
+
+    Raises:
+        DatasetError: The file cannot be read.
+    """
+    with _table(path) as reader:
+        return tuple(reader.fieldnames or ())
+
+
+@contextmanager
+def _table(path: Path) -> Iterator["csv.DictReader[str]"]:
+    """Open a CSV; what is wrong with it while it is read becomes a DatasetError."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.DictReader(stream, restkey="", restval="")
+            reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+            yield reader
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DatasetError(f"{path}: cannot be read ({error}); restore the table") from error
+
+
 def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield the key and the cells of every row of a CSV with a column `VolumeName`.
 
@@ -66,21 +93,21 @@ def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[st
     """
     seen: set[str] = set()
     again = 0
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream, restkey="", restval="")
-            for column in (NAME, *columns):
-                if column not in (reader.fieldnames or ()):
-                    raise DatasetError(f"{path}: no column {column!r}; restore the original table")
-            for cells in reader:
-                key = volume_key(cells[NAME])
-                if key in seen:
-                    again += 1
-                    continue
-                seen.add(key)
-                yield key, cells
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DatasetError(f"{path}: cannot be read ({error}); restore the table") from error
+    with _table(path) as reader:
+        found = reader.fieldnames or ()
+        for column in (NAME, *columns):
+            if column not in found:
+                raise DatasetError(
+                    f"{path}: no column {column!r}, found {', '.join(map(repr, found)) or 'none'}; "
+                    f"columns are separated by commas: restore the original table"
+                )
+        for cells in reader:
+            key = volume_key(cells[NAME])
+            if key in seen:
+                again += 1
+                continue
+            seen.add(key)
+            yield key, cells
     if again:
         logger.warning("%s: %s rows repeat a name; the first of each counts", path, again)
 

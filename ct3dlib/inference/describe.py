@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from ct3dlib.cohort.store import records
+from ct3dlib.cohort.location import Location
+from ct3dlib.cohort.store import read_table, records
 from ct3dlib.errors import StoreError
 from ct3dlib.models.exported import load_model
 
@@ -30,14 +31,14 @@ def describe_model(folder: Path) -> str:
     return "\n".join([head, *(f"{k}: {json.dumps(v, indent=2)}" for k, v in parts.items())])
 
 
-def describe_table(path: Path) -> str:
+def describe_table(path: Location) -> str:
     """Return the counts of a status table or catalog, its rejected rows, and a line per volume.
 
     Raises:
         StoreError: The file is not a table with volumes.
     """
     try:
-        frame = pd.read_parquet(path)
+        frame = read_table(path)
     except (OSError, ValueError) as error:
         raise StoreError(f"{path}: not a model's folder and not a table ({error})") from error
     if "volume" not in frame.columns:

@@ -26,6 +26,7 @@ from ct3dlib.cohort.store import (
 )
 from ct3dlib.config import TokensSpec
 from ct3dlib.errors import StoreError, VolumeError
+from ct3dlib.inference.contract import check_volumes
 from ct3dlib.inference.loaded import Tokenizer
 from ct3dlib.inference.reconstruct import encode_volume
 
@@ -60,8 +61,13 @@ def encode_shard(
 
     Returns:
         The status table, one row per row of `volumes`.
+
+    Raises:
+        CheckpointError: The volumes are of another recipe than the tokenizer's.
+        StoreError: The store of the volumes is damaged, or holds something else.
     """
     stored = {v.volume: v for v in stored_volumes([volumes])}
+    check_volumes(tokenizer.recipe, stored.values(), model=tokenizer.name)
 
     def make_row(row: Row, shard: OpenShard) -> Row:
         provenance = {
@@ -96,8 +102,8 @@ def _encode_volume(
     recipe = tokenizer.recipe
     encoded = encode_volume(
         tokenizer.model,
-        volume.read(),
-        window=recipe.window,
+        volume.read_checked(),
+        window=volume.own_window or recipe.window,
         value_range=recipe.range,
         windows_per_batch=spec.windows_per_batch,
     )

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ct3dlib.cohort.store import StoredVolume
 from ct3dlib.errors import StoreError
+from ct3dlib.inference.contract import check_volumes
 from ct3dlib.inference.loaded import Tokenizer
 from ct3dlib.inference.reconstruct import padding, reconstruct
 from ct3dlib.metrics.codebook import CodeUsage
@@ -36,22 +37,25 @@ def evaluate_tokenizer(
 
     `mean_volume_psnr_db` is what the voxelwise mean of the training volumes reaches: the
     reconstruction of a model that has learnt nothing of the single volume; None where volumes
-    differ in shape.
+    differ in shape, and for MR.
 
     Raises:
         StoreError: No held-out volume is stored.
+        CheckpointError: The volumes are of another recipe than the tokenizer's.
     """
     if not valid:
         raise StoreError("no volume of the valid split is stored; see its status tables")
     recipe = tokenizer.recipe
-    window = recipe.window
+    check_volumes(recipe, (*train, *valid), model=tokenizer.name)
     model = tokenizer.model
     usage = CodeUsage(model.quantizer.codebook_size)
     one_shape = len({v.shape for v in (*train, *valid)}) == 1 and bool(train)
-    mean = mean_volume((v.read() for v in train), window=window) if one_shape else None
+    shared = one_shape and recipe.domain != "mr"  # whose volumes have no scale in common
+    mean = mean_volume((v.read() for v in train), window=recipe.window) if shared else None
     volumes: list[dict[str, Any]] = []
     for stored in progress(valid, name="reconstruction", unit="volume"):
         original = stored.read()
+        window = stored.own_window or recipe.window
         out = reconstruct(
             model,
             original,
@@ -102,10 +106,12 @@ def evaluate_samples(
 
     Raises:
         StoreError: No held-out volume is stored.
+        CheckpointError: The volumes are of another recipe than the tokenizer's.
     """
     if not valid:
         raise StoreError("no volume of the valid split is stored; see its status tables")
     recipe = tokenizer.recipe
+    check_volumes(recipe, valid, model=tokenizer.name)
     real = torch.stack([latent_features(tokenizer, v.read()) for v in valid])
     drawn = torch.stack([latent_features(tokenizer, s) for s in samples])
     smaller = min(len(real), len(drawn))

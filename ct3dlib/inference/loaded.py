@@ -28,6 +28,11 @@ class Tokenizer:
     recipe: RecipeSpec
     sha256: str
 
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return f"the tokenizer {self.sha256[:12]}"
+
 
 @dataclass(frozen=True, eq=False)
 class Transformer:

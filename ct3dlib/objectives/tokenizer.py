@@ -19,6 +19,7 @@ from ct3dlib.losses.entropy import (
 from ct3dlib.losses.reconstruction import absolute_error, squared_error
 from ct3dlib.models.tokenizer import CausalTokenizer
 from ct3dlib.nn.conv import ResBlock
+from ct3dlib.training.augment import augment
 from ct3dlib.training.distributed import mean_over_ranks
 from ct3dlib.training.objective import Batch, Metrics, Objective
 
@@ -30,8 +31,9 @@ class TokenizerObjective(Objective):
     with w falling linearly from `entropy_start` to `entropy`; as MAGVIT-v2 (Yu et al.,
     arXiv:2310.05737, eq. 5), without its adversarial and perceptual terms.
 
-    A batch holds `volume`, B 1 D H W in the recipe's range. H_batch belongs to the whole batch: its
-    code probabilities are averaged over ranks, but micro-batches have one each.
+    A batch holds `volume`, B 1 D H W in the recipe's range; training changes it as `spec.augment`
+    says. H_batch belongs to the whole batch: its code probabilities are averaged over ranks, but
+    micro-batches have one each.
 
     Args:
         spec: Model and weights of the loss.
@@ -49,6 +51,8 @@ class TokenizerObjective(Objective):
     def loss(self, batch: Batch, turn: str) -> tuple[Tensor, Metrics]:
         """Return the weighted sum of the terms, and the terms."""
         del turn  # there is one
+        if self.training:
+            batch = augment(batch, self.spec.augment, value_range=self.value_range)
         weights, volumes = self.spec.loss, batch["volume"]
         result = self.model(volumes)
         l1 = absolute_error(result.volumes, volumes)

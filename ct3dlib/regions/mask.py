@@ -7,7 +7,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ct3dlib.config import Shape
 from ct3dlib.regions.label_map import REGIONS
+from ct3dlib.scan.resample import resample_to
+from ct3dlib.scan.volume import Volume
 
 Status = Literal["ok", "approximate", "absent"]
 
@@ -82,3 +85,25 @@ def sidecar(regions: Regions, spacing: tuple[float, float, float]) -> list[dict[
             }
         )
     return rows
+
+
+def on_grid(
+    mask: NDArray[np.uint8],
+    found: NDArray[np.float64],
+    *,
+    affine: NDArray[np.float64],
+    shape: Shape,
+) -> NDArray[np.uint8]:
+    """Return regions on another recipe's grid, 0 where they do not reach.
+
+    Args:
+        mask: Region ids, D H W.
+        found: Affine of the mask, voxel (d, h, w, 1) to LPS mm.
+        affine: Of the grid that is asked for.
+        shape: Its voxels.
+    """
+    if mask.shape == shape and np.allclose(found, affine):
+        return mask
+    regions = Volume(mask, found, "uint8")
+    moved = resample_to(regions, affine=affine, shape=shape, fill=0, nearest=True)
+    return moved.array.astype(np.uint8)

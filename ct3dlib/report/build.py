@@ -17,6 +17,8 @@ from ct3dlib.inference.evaluate import read_samples
 from ct3dlib.inference.loaded import Tokenizer
 from ct3dlib.metrics.reconstruction import psnr_db
 from ct3dlib.regions.label_map import COLORS, REGIONS
+from ct3dlib.regions.mask import on_grid
+from ct3dlib.report.cohort import cohort_section
 from ct3dlib.report.curves import curves, read_metrics
 from ct3dlib.report.graph import pipeline
 from ct3dlib.report.page import (
@@ -55,6 +57,7 @@ class Inputs:
     Args:
         catalog: The catalog.
         volumes: Status tables of the volume store.
+        statistics: Statistics of stores, each in the folder of its recipe.
         regions: Status tables of the region store, held-out split.
         tokens: Joined token tables, one a split.
         samples: Table of the samples, beside them.
@@ -64,6 +67,7 @@ class Inputs:
 
     catalog: Path
     volumes: Sequence[Path]
+    statistics: Sequence[Path]
     regions: Sequence[Path]
     tokens: Sequence[Path]
     samples: Path
@@ -93,6 +97,7 @@ def build_report(inputs: Inputs, tokenizer: Tokenizer, spec: ReportSpec, *, name
     examples = _one_a_patient(held_out, catalog)[: spec.num_examples]
     sections = [
         _overview(catalog, status, tokens=tokens, metrics=metrics, name=name),
+        cohort_section({p.parent.name: json.loads(p.read_text()) for p in inputs.statistics}),
         _inputs(examples, stored_volumes(inputs.regions), window=tokenizer.recipe.window),
         _reconstructions(examples, inputs, tokenizer),
         _samples(inputs.samples),
@@ -157,7 +162,9 @@ def _inputs(
     ]
     for volume in examples:
         hu = volume.read()
-        mask = masks[volume.volume].read() if volume.volume in masks else None
+        mask = None
+        if found := masks.get(volume.volume):
+            mask = on_grid(found.read(), found.affine, affine=volume.affine, shape=volume.shape)
         rows = [beside([planes(hu, volume.spacing, window=window) for window in (LUNG, SOFT)])]
         if mask is not None:
             wide = planes(hu, volume.spacing, window=window)

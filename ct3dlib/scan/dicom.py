@@ -1,9 +1,7 @@
 """DICOM series: found in any tree of files, read on their true geometry."""
 
-import logging
-import os
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,12 +11,12 @@ from numpy.typing import NDArray
 from ct3dlib.config import Triple
 from ct3dlib.errors import VolumeError
 from ct3dlib.scan.dicom_file import Header, read_header
-from ct3dlib.scan.dicom_layout import Layout, largest_group, lay_out
+from ct3dlib.scan.dicom_groups import Group, group_series
+from ct3dlib.scan.dicom_layout import Layout, lay_out, num_frames, series_name
 from ct3dlib.scan.dicom_pixels import read_planes
 from ct3dlib.scan.reading import JSON, Reading, files_sha256
+from ct3dlib.scan.tree import may_be_dicom, walk
 from ct3dlib.scan.volume import Volume
-
-logger = logging.getLogger(__name__)
 
 _PADDING = -1024  # HU; whatever lies below is no tissue, and PixelPaddingValue is often wrong
 _LOW, _HIGH = -3100.0, 4100.0  # HU that the 0.1 and 99.9 percentiles of real scans stay within
@@ -37,7 +35,7 @@ class Series:
         columns: Pixels of a row.
         num_slices: Slices, the interpolated ones included.
         spacing: (D, H, W), mm; null where the geometry has a problem.
-        facts: Scanner settings and what was left out.
+        facts: Scanner settings.
         problem: Reason code and message where the series cannot be read as a volume.
     """
 
@@ -55,78 +53,66 @@ class Series:
 def list_series(folder: Path) -> list[Series]:
     """Return every DICOM series below a folder, from headers alone.
 
-    Files are grouped by what they say, not by where they lie; files that are no DICOM images are
-    passed over. A damaged file and a series that is no volume are listed with their problem.
+    Files are grouped by what they say, not by where they lie; only those without a series id are
+    kept apart by folder. Files that are no DICOM images are passed over, hidden ones too. What is
+    damaged, missing or no volume is listed with its problem: nothing vanishes.
 
     Args:
         folder: Any tree; links to folders are followed.
 
     Returns:
-        One entry per series id and one per damaged file, sorted by first file.
+        One entry per volume, one per group of files that was left out of its series' volume and
+        one per folder and reason of damaged files, sorted by first file.
     """
-    found: dict[tuple[str, str], list[Header]] = defaultdict(list)
-    series = []
-    for path in _files(folder):
+    found: dict[tuple[str, str, Path | None], list[Header]] = defaultdict(list)
+    refused: dict[tuple[Path, str], list[tuple[Path, VolumeError]]] = defaultdict(list)
+    for path in walk(folder):
         try:
             header = read_header(path)
         except VolumeError as error:
-            series.append(Series("", (path,), problem=(error.reason, str(error))))
+            if error.reason != "FILE_MISSING" or may_be_dicom(path):
+                refused[path.parent, error.reason].append((path, error))
             continue
         if header is not None:
-            found[header.patient, header.uid].append(header)
-    series.extend(_series(uid, headers) for (_, uid), headers in found.items())
+            place = None if header.uid else path.parent
+            found[header.patient, header.uid, place].append(header)
+    series = [_refused(files) for files in refused.values()]
+    for (_, uid, _), headers in found.items():
+        series.extend(_series(uid, group) for group in group_series(headers))
     return sorted(series, key=lambda one: one.files)
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    """Walk a tree in a fixed order, through links, each folder once."""
-    seen = set()
-    for root, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(root)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders.sort()
-        for name in sorted(names):
-            path = Path(root, name)
-            if path.is_file():
-                yield path
+def _refused(files: Sequence[tuple[Path, VolumeError]]) -> Series:
+    """Describe the files of one folder that cannot be read for one reason."""
+    _, first = files[0]
+    more = f" ({len(files)} files of this folder alike)" if len(files) > 1 else ""
+    paths = tuple(sorted(path for path, _ in files))
+    return Series("", paths, problem=(first.reason, f"{first}{more}"))
 
 
-def _series(uid: str, headers: Sequence[Header]) -> Series:
-    """Describe the files that share a series id."""
-    group = largest_group(headers)
-    first = group[0]
-    facts = dict(first.facts)
-    if len(group) < len(headers):
-        facts["left_out"] = len(headers) - len(group)
-        logger.info("series %s: %s files left out of its volume", uid, facts["left_out"])
-    problem, spacing = None, None
-    num_slices = sum(len(header.frames) for header in group)
-    try:
-        layout = lay_out(group, _name(group))
-        num_slices = layout.count
-        spacing = Volume(np.zeros((1, 1, 1), np.int16), layout.affine).spacing
-    except VolumeError as error:
-        problem = error.reason, str(error)
+def _series(uid: str, group: Group) -> Series:
+    """Describe one volume of a series, or what was left out of it."""
+    first = group.headers[0]
+    problem, spacing = group.problem, None
+    num_slices = num_frames(group.headers)
+    if problem is None:
+        try:
+            layout = lay_out(group.headers, series_name(group.headers))
+            num_slices = layout.count
+            spacing = Volume(np.zeros((1, 1, 1), np.int16), layout.affine).spacing
+        except VolumeError as error:
+            problem = error.reason, str(error)
     return Series(
         uid=uid,
-        files=tuple(sorted(header.path for header in group)),
+        files=tuple(header.path for header in group.headers),
         patient=first.patient,
         rows=first.rows,
         columns=first.columns,
         num_slices=num_slices,
         spacing=spacing,
-        facts=facts,
+        facts=dict(first.facts),
         problem=problem,
     )
-
-
-def _name(headers: Sequence[Header]) -> str:
-    """Return what messages call a series."""
-    first = min(header.path for header in headers)
-    return f"{first} ({len(headers)} files)" if len(headers) > 1 else str(first)
 
 
 def read_dicom(files: Sequence[Path]) -> Reading:
@@ -150,7 +136,7 @@ def read_dicom(files: Sequence[Path]) -> Reading:
     if not files:
         raise ValueError("a series has at least one file")
     headers = [_required(path) for path in files]
-    name = _name(headers)
+    name = series_name(headers)
     layout = lay_out(headers, name)
     rescales = {frame.rescale for header in headers for frame in header.frames}
     known = None not in rescales

@@ -1,10 +1,10 @@
 """The header of one DICOM file: what series it is of, where its frames lie.
 
 Single-frame and enhanced multi-frame files look the same from here on: frames, each with its own
-position, orientation, spacing, slope and intercept (DICOM PS3.3 C.7.6.2 and C.7.6.16).
+position, orientation, spacing, slope and intercept.
 """
 
-import math
+import stat
 import struct
 import warnings
 import zlib
@@ -12,14 +12,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pydicom
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException
+from pydicom.uid import UID
 
 from ct3dlib.errors import VolumeError
-from ct3dlib.scan.reading import JSON, check_size
+from ct3dlib.scan.dicom_frame import Frame, frame_of, frame_sources, listed, rescale_type
+from ct3dlib.scan.reading import JSON, check_size, cut_short
+from ct3dlib.scan.tree import may_be_dicom
 
 _FACTS = {
     "ConvolutionKernel": "kernel",
@@ -54,10 +56,16 @@ _TAGS = [
     "TemporalPositionIdentifier",
 ]
 _CT_CLASSES = "1.2.840.10008.5.1.4.1.1.2"  # CT Image Storage, and its enhanced kinds below it
+_DIRECTORY = "1.2.840.10008.1.3.10"  # a list of files, which are all found without it
+# How a data set without a mark may start: kinds of values, or lengths of the first elements.
+_FIRST_KINDS = (b"UL", b"OB", b"UI", b"CS", b"DA", b"TM", b"SH", b"LO")
+_FIRST_ELEMENTS = (0x0000, 0x0001, 0x0005, 0x0008, 0x0012, 0x0013, 0x0014, 0x0016, 0x0018)
+_LONGEST_FIRST = 256
 # What pydicom raises on damaged files; it parses lazily, so nearly anything can come.
 BROKEN = (
     ArithmeticError,
     AttributeError,
+    BytesLengthException,
     EOFError,
     LookupError,
     NotImplementedError,
@@ -68,36 +76,6 @@ BROKEN = (
     struct.error,
     zlib.error,
 )
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a plane lies.
-
-    Args:
-        position: Centre of the first voxel, LPS mm.
-        orientation: Direction cosines along a row, then along a column of pixels.
-        spacing: Distance of rows and of columns, mm.
-    """
-
-    position: tuple[float, ...]
-    orientation: tuple[float, ...]
-    spacing: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Frame:
-    """One plane of a file.
-
-    Args:
-        index: Which of the file's planes.
-        place: Where it lies; null unless the header says it all.
-        rescale: Slope and intercept to HU; null where the header does not say.
-    """
-
-    index: int
-    place: Place | None
-    rescale: tuple[float, float] | None
 
 
 @dataclass(frozen=True)
@@ -128,69 +106,95 @@ def quiet() -> Iterator[None]:
 
 
 def read_header(path: Path) -> Header | None:
-    """Return the header of a DICOM image; null for anything else.
+    """Return the header of a DICOM image; null for what neither looks like DICOM nor says so.
+
+    A file without the mark behind its preamble, as old archives hold them, is parsed where it
+    starts like a DICOM data set.
 
     Raises:
-        VolumeError: `FILE_MISSING`; a DICOM image whose header is cut short, damaged, in colour or
-            without frames: `FILE_TRUNCATED`, `FILE_UNREADABLE`, `NOT_CT`, `NO_GEOMETRY`,
-            `TOO_LARGE`.
+        VolumeError: `FILE_MISSING`; a DICOM file, or one that ends in .dcm, that is cut short,
+            damaged, no picture, in colour or without frames: `FILE_TRUNCATED`, `FILE_UNREADABLE`,
+            `NOT_CT`, `NO_GEOMETRY`, `TOO_LARGE`.
     """
-    if not path.is_file():
-        raise VolumeError("FILE_MISSING", f"{path}: no such file; correct the catalog")
-    marked = _is_marked(path)
-    if not marked and path.suffix.lower() != ".dcm":
+    start = _start(path)
+    named = path.suffix.lower() == ".dcm"
+    marked = start[128:] == b"DICM"
+    if not marked and not named and not (may_be_dicom(path) and _starts_like_dicom(start)):
         return None
+    if not start:
+        raise cut_short(path, "it is empty")
     try:
         with quiet():
             dataset = pydicom.dcmread(
                 path, stop_before_pixels=True, specific_tags=_TAGS, force=not marked
             )
+            if not marked and not named and "SOPClassUID" not in dataset:
+                return None
             return _header(path, dataset)
-    except InvalidDicomError:
-        return None
     except BROKEN as error:
-        if not marked:
-            return None
         raise VolumeError(
             "FILE_UNREADABLE", f"{path}: damaged DICOM header ({error}); fetch it again"
         ) from error
 
 
-def _is_marked(path: Path) -> bool:
-    """Return whether a file carries the DICOM mark behind its preamble."""
+def _start(path: Path) -> bytes:
+    """Return a file's preamble and mark."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise VolumeError("FILE_UNREADABLE", f"{path}: no regular file; remove it")
         with path.open("rb") as stream:
-            return stream.read(132)[128:] == b"DICM"
+            return stream.read(132)
+    except FileNotFoundError as error:
+        what = "a link that leads nowhere" if path.is_symlink() else "no such file"
+        raise VolumeError(
+            "FILE_MISSING", f"{path}: {what}; put it back, or remove it and build the catalog again"
+        ) from error
+    except PermissionError as error:
+        raise VolumeError(
+            "FILE_UNREADABLE", f"{path}: no permission to read it; change its owner or mode"
+        ) from error
     except OSError as error:
         raise VolumeError(
-            "FILE_UNREADABLE", f"{path}: {error.strerror}; check its permissions"
+            "FILE_UNREADABLE", f"{path}: {error.strerror}; check the disk and fetch it again"
         ) from error
+
+
+def _starts_like_dicom(start: bytes) -> bool:
+    """Return whether a file starts with an element of group 0002 or 0008 (DICOM PS3.5, 7.1)."""
+    if start[:2] not in (b"\x02\x00", b"\x08\x00"):
+        return False
+    if start[4:6] in _FIRST_KINDS:
+        return True
+    element, length = struct.unpack("<HI", start[2:8].ljust(6, b"\xff"))
+    return element in _FIRST_ELEMENTS and 0 < length <= _LONGEST_FIRST and length % 2 == 0
 
 
 def _header(path: Path, dataset: Dataset) -> Header | None:
     """Turn a parsed header into ours."""
     meta = getattr(dataset, "file_meta", Dataset())
+    modality = str(dataset.get("Modality") or "").upper()
     if "Rows" not in dataset or "Columns" not in dataset:
         kinds = meta.get("MediaStorageSOPClassUID"), dataset.get("SOPClassUID")
-        if any(str(kind).startswith(_CT_CLASSES) for kind in kinds):
-            raise VolumeError(
-                "FILE_TRUNCATED", f"{path}: the file ends within its header; fetch it again"
-            )
-        return None
+        kind = next((str(kind) for kind in kinds if kind), "")
+        if kind == _DIRECTORY:
+            return None
+        raise _no_picture(path, kind, modality)
     if int(dataset.get("SamplesPerPixel") or 1) != 1:
         raise VolumeError("NOT_CT", f"{path}: a colour picture, wanted CT; drop it")
     count = int(dataset.get("NumberOfFrames") or 1)
     multi = count > 1 or "PerFrameFunctionalGroupsSequence" in dataset
     rows, columns = int(dataset.Rows), int(dataset.Columns)
     check_size(path, (count, rows, columns))
-    sources = _sources(path, dataset, count) if multi else [[dataset]]
+    if multi and modality not in ("CT", ""):  # other modalities keep their positions elsewhere
+        raise VolumeError("NOT_CT", f"{path}: modality {modality}, wanted CT; drop it")
+    sources = frame_sources(path, dataset, count) if multi else [[dataset]]
     facts = {ours: dataset.get(theirs) for theirs, ours in _FACTS.items()}
     return Header(
         path=path,
         uid=str(dataset.get("SeriesInstanceUID") or ""),
         patient=str(dataset.get("PatientID") or ""),
-        modality=str(dataset.get("Modality") or "").upper(),
-        image_type=tuple(str(part).upper() for part in _listed(dataset.get("ImageType"))),
+        modality=modality,
+        image_type=tuple(str(part).upper() for part in listed(dataset.get("ImageType"))),
         acquisition="/".join(
             str(dataset.get(tag, "")) for tag in ("AcquisitionNumber", "TemporalPositionIdentifier")
         ),
@@ -198,70 +202,22 @@ def _header(path: Path, dataset: Dataset) -> Header | None:
         rows=rows,
         columns=columns,
         syntax=str(meta.get("TransferSyntaxUID") or ""),
-        rescale_type=_rescale_type(sources[0]),
-        frames=tuple(_frame(index, held) for index, held in enumerate(sources)),
+        rescale_type=rescale_type(sources[0]),
+        frames=tuple(frame_of(index, held) for index, held in enumerate(sources)),
         facts={name: str(value) for name, value in facts.items() if value not in (None, "")},
     )
 
 
-def _listed(value: Any) -> list[Any]:
-    """Return a value of any multiplicity as a list."""
-    if value is None:
-        return []
-    return [value] if isinstance(value, str) else list(value)
-
-
-def _sources(path: Path, dataset: Dataset, count: int) -> list[list[Dataset]]:
-    """Return the functional group macros of each frame of an enhanced multi-frame file."""
-    own = dataset.get("PerFrameFunctionalGroupsSequence") or []
-    if len(own) != count:
-        raise VolumeError(
-            "NO_GEOMETRY",
-            f"{path}: {count} frames, but positions of {len(own)}; convert it to enhanced CT",
+def _no_picture(path: Path, kind: str, modality: str) -> VolumeError:
+    """Return the error of a file without rows and columns, whose SOP class is `kind`."""
+    if kind.startswith(_CT_CLASSES):
+        return VolumeError(
+            "FILE_TRUNCATED", f"{path}: the file ends within its header; fetch it again"
         )
-    shared = list(dataset.get("SharedFunctionalGroupsSequence") or [])[:1]
-    return [_macros([group, *shared]) for group in own]
-
-
-def _macros(groups: list[Dataset]) -> list[Dataset]:
-    """Return the functional group macros that hold geometry and rescale, a frame's own first."""
-    names = (
-        "PlanePositionSequence",
-        "PlaneOrientationSequence",
-        "PixelMeasuresSequence",
-        "PixelValueTransformationSequence",
+    if kind:
+        return VolumeError(
+            "NOT_CT", f"{path}: {modality or UID(kind).name} without a picture, wanted CT; drop it"
+        )
+    return VolumeError(
+        "FILE_UNREADABLE", f"{path}: no DICOM image, whatever its name says; fetch or remove it"
     )
-    return [item for name in names for group in groups for item in (group.get(name) or [])[:1]]
-
-
-def _frame(index: int, sources: list[Dataset]) -> Frame:
-    """Return a frame from the first dataset that holds each of its values."""
-    position = _numbers(sources, "ImagePositionPatient", 3)
-    orientation = _numbers(sources, "ImageOrientationPatient", 6)
-    spacing = _numbers(sources, "PixelSpacing", 2)
-    slope = _numbers(sources, "RescaleSlope", 1)
-    intercept = _numbers(sources, "RescaleIntercept", 1)
-    return Frame(
-        index=index,
-        place=Place(position, orientation, spacing)
-        if position and orientation and spacing
-        else None,
-        rescale=(slope[0], intercept[0]) if slope and intercept else None,
-    )
-
-
-def _rescale_type(sources: list[Dataset]) -> str:
-    """Return the unit that rescaled values are said to have, or nothing."""
-    return next((str(source.RescaleType) for source in sources if source.get("RescaleType")), "")
-
-
-def _numbers(sources: list[Dataset], tag: str, count: int) -> tuple[float, ...] | None:
-    """Return finite numbers of a tag, or null."""
-    for source in sources:
-        value = source.get(tag)
-        if value is None or value == "":
-            continue
-        listed = list(value) if count > 1 else [value]
-        numbers = tuple(float(number) for number in listed)
-        return numbers if len(numbers) == count and all(map(math.isfinite, numbers)) else None
-    return None

@@ -4,7 +4,7 @@ Only positions and orientations count: never file names, instance numbers, slice
 SpacingBetweenSlices or GantryDetectorTilt, which real files get wrong.
 """
 
-from collections import defaultdict
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ct3dlib.errors import VolumeError
-from ct3dlib.scan.dicom_file import Frame, Header, Place
+from ct3dlib.scan.dicom_file import Header
+from ct3dlib.scan.dicom_frame import Frame, Place
+from ct3dlib.scan.geometry import FINEST, check_grid
 
 _SAME_PLACE = 1e-3  # mm
+_ROUNDING = 1e-6  # mm; of positions that are the same
 _SAME_DIRECTION = 2e-3  # of cosines, which some headers round to three digits
 _EVEN_MM, _EVEN_SHARE = 0.1, 0.02  # headers round positions to 0.1 mm
 _MAX_MISSING, _MAX_MISSING_SHARE = 2, 0.1
 _MIN_TILT = 0.01  # in-plane shift per slice, share of the slice distance
 _SCOUTS = {"LOCALIZER", "SCREEN SAVE"}
+_NAMED = 3  # folders that a message names
+_FARTHEST = 1e6  # mm; a position beyond is damaged
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,13 +47,24 @@ class Layout:
     tilt: float
 
 
-def kind_of(header: Header) -> tuple[object, ...]:
-    """Return what all files of one volume share beside their series."""
-    place = header.frames[0].place
-    plane = None
-    if place is not None:
-        plane = tuple(round(number, 3) for number in (*place.orientation, *place.spacing))
-    return header.multi_frame, header.rows, header.columns, plane, is_scout(header)
+def same_kind(one: Header, other: Header) -> bool:
+    """Return whether two files can be of one volume: matrix, orientation and pixel spacing."""
+    if (one.multi_frame, one.rows, one.columns) != (other.multi_frame, other.rows, other.columns):
+        return False
+    if is_scout(one) != is_scout(other):
+        return False
+    here, there = one.frames[0].place, other.frames[0].place
+    if here is None or there is None:
+        return here is there
+    return bool(
+        _differ(here.orientation, there.orientation) <= _SAME_DIRECTION
+        and _differ(here.spacing, there.spacing) <= _SAME_PLACE
+    )
+
+
+def _differ(one: Sequence[float], other: Sequence[float]) -> float:
+    """Return the largest difference between two rows of numbers."""
+    return max(abs(a - b) for a, b in zip(one, other, strict=True))
 
 
 def is_scout(header: Header) -> bool:
@@ -56,28 +72,22 @@ def is_scout(header: Header) -> bool:
     return not _SCOUTS.isdisjoint(header.image_type)
 
 
-def largest_group(headers: Sequence[Header]) -> list[Header]:
-    """Return the files of a series that make up its largest volume.
-
-    Scouts, other matrices and other orientations under the same series id fall away; where
-    positions repeat, so do all acquisitions but the largest.
-    """
-    groups = defaultdict(list)
-    for header in headers:
-        groups[kind_of(header)].append(header)
-    best = max(groups.values(), key=lambda group: (not is_scout(group[0]), _num_frames(group)))
-    acquisitions = defaultdict(list)
-    for header in best:
-        acquisitions[header.acquisition].append(header)
-    positions = {frame.place and frame.place.position for header in best for frame in header.frames}
-    if len(positions) < _num_frames(best) and len(acquisitions) > 1:
-        return max(acquisitions.values(), key=_num_frames)
-    return best
-
-
-def _num_frames(headers: Sequence[Header]) -> int:
+def num_frames(headers: Sequence[Header]) -> int:
     """Count the frames of files."""
     return sum(len(header.frames) for header in headers)
+
+
+def series_name(headers: Sequence[Header]) -> str:
+    """Return what messages call a series: its first file, and its folders if there are several."""
+    first = min(header.path for header in headers)
+    if len(headers) == 1:
+        return str(first)
+    folders = sorted({header.path.parent for header in headers})
+    if len(folders) == 1:
+        return f"{first} ({len(headers)} files)"
+    named = ", ".join(map(str, folders[:_NAMED]))
+    more = f" and {len(folders) - _NAMED} more" if len(folders) > _NAMED else ""
+    return f"{first} ({len(headers)} files in {named}{more})"
 
 
 def lay_out(headers: Sequence[Header], name: str) -> Layout:
@@ -88,10 +98,12 @@ def lay_out(headers: Sequence[Header], name: str) -> Layout:
         name: What messages call the series.
 
     Raises:
-        VolumeError: `NOT_CT`, `NOT_HU`, `LOCALIZER`, `MIXED_SERIES`, `SINGLE_SLICE`, `NO_GEOMETRY`,
-            `BAD_GEOMETRY`, `DUPLICATE_POSITIONS` or `UNEVEN_SPACING`.
+        VolumeError: `NOT_CT`, `NOT_HU`, `LOCALIZER`, `MIXED_SERIES`, `SINGLE_SLICE`, `BAD_RESCALE`,
+            `NO_GEOMETRY`, `BAD_GEOMETRY`, `DUPLICATE_POSITIONS` or `UNEVEN_SPACING`.
     """
+    check_unit(headers, name)
     _check_kind(headers, name)
+    _check_rescale(headers, name)
     frames = [(header.path, frame) for header in headers for frame in header.frames]
     places = [_place(path, frame) for path, frame in frames]
     rows, columns = _axes(places, name)
@@ -99,7 +111,8 @@ def lay_out(headers: Sequence[Header], name: str) -> Layout:
     points = np.array([place.position for place in places])
     heights = points @ normal
     order = np.argsort(heights, kind="stable")
-    first = np.concatenate([[True], np.diff(heights[order]) >= _SAME_PLACE])
+    first = distinct(heights[order])
+    _check_extent(heights, name)
     slices, step = _regular(points[order][first], normal, name)
     rank = np.cumsum(first) - 1
     slots = {(frames[i][0], frames[i][1].index): int(slices[rank[k]]) for k, i in enumerate(order)}
@@ -107,12 +120,17 @@ def lay_out(headers: Sequence[Header], name: str) -> Layout:
     affine = np.eye(4)
     affine[:3, :3] = np.stack([step, columns * row_distance, rows * column_distance], axis=1)
     affine[:3, 3] = points[order[0]]
+    check_grid(name, affine)
     missing = tuple(sorted(set(range(int(slices[-1]))) - set(slices.tolist())))
     return Layout(slots, int(slices[-1]) + 1, missing, affine, _tilt(step, normal))
 
 
-def _check_kind(headers: Sequence[Header], name: str) -> None:
-    """Refuse what is no CT volume, and files that do not belong together."""
+def check_unit(headers: Sequence[Header], name: str) -> None:
+    """Refuse what is no CT picture in HU.
+
+    Raises:
+        VolumeError: `NOT_CT`, `NOT_HU` or `LOCALIZER`.
+    """
     first = headers[0]
     if first.modality not in ("CT", ""):
         raise VolumeError("NOT_CT", f"{name}: modality {first.modality}, wanted CT; drop it")
@@ -120,14 +138,40 @@ def _check_kind(headers: Sequence[Header], name: str) -> None:
         raise VolumeError("NOT_HU", f"{name}: rescales to {first.rescale_type}, wanted HU; drop it")
     if all(map(is_scout, headers)):
         raise VolumeError("LOCALIZER", f"{name}: a scout view or screen save, no volume; drop it")
-    if len({(header.uid, *kind_of(header)) for header in headers}) > 1:
+
+
+def _check_kind(headers: Sequence[Header], name: str) -> None:
+    """Refuse files that do not belong together, and those that are no volume."""
+    first = headers[0]
+    if not all(header.uid == first.uid and same_kind(first, header) for header in headers):
         raise VolumeError(
             "MIXED_SERIES",
             f"{name}: its files differ in series, matrix or orientation; give the files of one "
             f"series, as list_series groups them",
         )
-    if _num_frames(headers) == 1:
+    if num_frames(headers) == 1:
         raise VolumeError("SINGLE_SLICE", f"{name}: a single slice, no volume; drop it")
+
+
+def _check_rescale(headers: Sequence[Header], name: str) -> None:
+    """Refuse a slope that turns a slice into one value or upside down, and slices without one."""
+    without = 0
+    for header in headers:
+        for frame in header.frames:
+            without += frame.rescale is None
+            slope, intercept = frame.rescale or (1.0, 0.0)
+            if not (0 < slope < math.inf and math.isfinite(intercept)):
+                raise VolumeError(
+                    "BAD_RESCALE",
+                    f"{header.path}: slope {slope:g} and intercept {intercept:g}, wanted numbers "
+                    f"and a slope above 0; fetch it again",
+                )
+    if 0 < without < num_frames(headers):
+        raise VolumeError(
+            "BAD_RESCALE",
+            f"{name}: {without} of {num_frames(headers)} slices state no slope and intercept, "
+            f"the others do; fetch it again",
+        )
 
 
 def _place(path: Path, frame: Frame) -> Place:
@@ -137,7 +181,23 @@ def _place(path: Path, frame: Frame) -> Place:
             "NO_GEOMETRY",
             f"{path}: no position, orientation or pixel spacing; fetch the original file",
         )
+    if max(map(abs, frame.place.position)) > _FARTHEST:
+        raise VolumeError(
+            "BAD_GEOMETRY",
+            f"{path}: position {frame.place.position}, wanted at most {_FARTHEST:g} mm; fetch the "
+            f"original file",
+        )
     return frame.place
+
+
+def _check_extent(heights: NDArray[np.float64], name: str) -> None:
+    """Refuse slices that all but lie at one place: their positions are in another unit."""
+    extent = float(np.ptp(heights))
+    if _ROUNDING < extent < FINEST * (len(heights) - 1):
+        raise VolumeError(
+            "BAD_GEOMETRY",
+            f"{name}: {len(heights)} slices within {extent:g} mm; fetch the original files",
+        )
 
 
 def _axes(places: Sequence[Place], name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -160,34 +220,54 @@ def _axes(places: Sequence[Place], name: str) -> tuple[NDArray[np.float64], NDAr
     return rows / lengths[0], columns / lengths[1]
 
 
-def _regular(
-    points: NDArray[np.float64], normal: NDArray[np.float64], name: str
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def distinct(heights: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return which of ascending heights lie farther than 0.001 mm above the one before."""
+    return np.concatenate([[True], np.diff(heights) >= _SAME_PLACE])
+
+
+def numbered(
+    points: NDArray[np.float64], normal: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]] | None:
     """Return the slice number of each position on a regular grid, and the step between slices.
 
     Every position must lie within 0.1 mm or 2 % of a step of that grid. Slices may be missing one
-    at a time, at most two of them and a tenth of all.
+    at a time, at most two of them and a tenth of all. Null where that does not hold.
+
+    Args:
+        points: Distinct positions in the order of their heights, N 3, LPS mm; at least two.
+        normal: Of the slices.
     """
-    if len(points) == 1:
-        raise VolumeError(
-            "DUPLICATE_POSITIONS",
-            f"{name}: all its slices lie at one position; it is no volume, drop it",
-        )
     steps = np.diff(points @ normal)
     usual = float(np.median(steps))
     counts = np.rint(steps / usual).astype(np.int64)
     slices = np.concatenate([[0], np.cumsum(counts)])
+    if counts.min() < 1 or counts.max() > 2:
+        return None
     step = (points[-1] - points[0]) / slices[-1]
     off = np.linalg.norm(points - (points[0] + slices[:, None] * step), axis=1).max()
     missing = int((counts - 1).sum())
-    few = missing <= min(_MAX_MISSING, _MAX_MISSING_SHARE * len(points)) and counts.max() <= 2
-    if counts.min() < 1 or not few or off > max(_EVEN_MM, _EVEN_SHARE * usual):
+    few = missing <= min(_MAX_MISSING, _MAX_MISSING_SHARE * len(points))
+    return (slices, step) if few and off <= max(_EVEN_MM, _EVEN_SHARE * usual) else None
+
+
+def _regular(
+    points: NDArray[np.float64], normal: NDArray[np.float64], name: str
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return the slice number of each position, and the step; refuse what is not regular."""
+    if len(points) == 1:
+        raise VolumeError(
+            "DUPLICATE_POSITIONS",
+            f"{name}: all its slices lie at one position, no volume; drop it",
+        )
+    found = numbered(points, normal)
+    if found is None:
+        steps = np.diff(points @ normal)
         raise VolumeError(
             "UNEVEN_SPACING",
             f"{name}: {len(points)} slices {steps.min():.2f} to {steps.max():.2f} mm apart, "
-            f"wanted {usual:.2f} mm throughout; fetch the missing slices or drop it",
+            f"wanted {np.median(steps):.2f} mm throughout; fetch the missing slices or drop it",
         )
-    return slices, step
+    return found
 
 
 def _tilt(step: NDArray[np.float64], normal: NDArray[np.float64]) -> float:

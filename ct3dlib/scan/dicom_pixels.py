@@ -10,8 +10,15 @@ import numpy as np
 import pydicom
 import SimpleITK
 from numpy.typing import NDArray
+from pydicom.dataset import Dataset
 from pydicom.pixels.decoders.base import get_decoder
-from pydicom.uid import UID, JPEGExtended12Bit
+from pydicom.uid import (
+    UID,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEGExtended12Bit,
+)
 
 from ct3dlib.errors import VolumeError
 from ct3dlib.scan.dicom_file import BROKEN, Header, quiet
@@ -38,6 +45,8 @@ def read_planes(header: Header) -> NDArray[np.float32]:
             dataset = pydicom.dcmread(header.path, force=True)
             if not any(tag in dataset for tag in _PIXELS):
                 raise cut_short(header.path, "its pixel data are missing or cut short")
+            if "TransferSyntaxUID" not in dataset.file_meta:
+                dataset.file_meta.TransferSyntaxUID = _syntax_seen(dataset)
             stored = dataset.pixel_array
     except zlib.error as error:
         raise cut_short(header.path, str(error)) from error
@@ -47,12 +56,20 @@ def read_planes(header: Header) -> NDArray[np.float32]:
         raise VolumeError(
             "FILE_UNREADABLE", f"{header.path}: pixels cannot be decoded ({error}); fetch it again"
         ) from error
-    planes = stored.reshape(len(header.frames), header.rows, header.columns).astype(np.float32)
+    planes = _shaped(header, stored)
     for plane, frame in zip(planes, header.frames, strict=True):
         slope, intercept = frame.rescale or (1.0, 0.0)
         plane *= np.float32(slope)
         plane += np.float32(intercept)
     return planes
+
+
+def _syntax_seen(dataset: Dataset) -> UID:
+    """Return the transfer syntax of a file that does not state it, as it was parsed."""
+    implicit, little = dataset.original_encoding
+    if not little:
+        return ExplicitVRBigEndian
+    return ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
 
 
 def _decodable(syntax: str) -> bool:
@@ -81,8 +98,15 @@ def _planes_by_itk(header: Header) -> NDArray[np.float32]:
             f"{header.path}: {name} cannot be decoded, or the file is cut short; transcode it or "
             f"fetch it again",
         ) from error
-    return (
-        SimpleITK.GetArrayFromImage(image)
-        .reshape(1, header.rows, header.columns)
-        .astype(np.float32)
-    )
+    return _shaped(header, SimpleITK.GetArrayFromImage(image))
+
+
+def _shaped(header: Header, decoded: NDArray[np.generic]) -> NDArray[np.float32]:
+    """Return decoded pixels as float32 N H W, where there are as many as the header states."""
+    shape = len(header.frames), header.rows, header.columns
+    if decoded.size != np.prod(shape):
+        raise VolumeError(
+            "FILE_UNREADABLE",
+            f"{header.path}: {decoded.size} pixels, its header states {shape}; fetch it again",
+        )
+    return decoded.reshape(shape).astype(np.float32)

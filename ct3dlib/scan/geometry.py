@@ -1,11 +1,14 @@
 """Axes of a volume: orientation, flips, crops. Every function returns the grid's new affine."""
 
 import itertools
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ct3dlib.errors import VolumeError
+from ct3dlib.scan.reading import MAX_VOXELS
 from ct3dlib.scan.volume import Volume
 
 Index = tuple[int, int, int]
@@ -13,6 +16,8 @@ Affine = NDArray[np.float64]
 
 # World axis (row of the affine) that D, H and W follow in the canonical orientation: +z, +y, +x.
 _CANONICAL_WORLD = (2, 1, 0)
+FINEST, _COARSEST = 0.01, 100.0  # mm; beyond lie other units and damaged headers
+_FLATTEST = 0.02  # volume of a voxel over that of a box of its edges; a tilt of 60 degrees has 0.5
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,10 @@ def orientation(affine: Affine) -> Orientation:
 
 
 def reorient(volume: Volume, how: Orientation) -> Volume:
-    """Permute and flip a volume's axes; every voxel keeps its place in the world."""
+    """Permute and flip a volume's axes; every voxel keeps its place in the world.
+
+    The array is a view of the old one: no voxel is copied.
+    """
     array = volume.array.transpose(how.permutation)
     step = np.zeros((4, 4))
     step[3, 3] = 1
@@ -57,12 +65,58 @@ def reorient(volume: Volume, how: Orientation) -> Volume:
         step[old, new] = -1 if flip else 1
         step[old, 3] = volume.shape[old] - 1 if flip else 0
     array = array[tuple(slice(None, None, -1 if flip else 1) for flip in how.flips)]
-    return Volume(np.ascontiguousarray(array), volume.affine @ step, volume.domain)
+    return Volume(array, volume.affine @ step, volume.domain)
 
 
 def canonical(volume: Volume) -> Volume:
     """Return a volume whose D runs to superior, H to posterior and W to the patient's left."""
-    return reorient(volume, orientation(volume.affine))
+    turned = reorient(volume, orientation(volume.affine))
+    return Volume(np.ascontiguousarray(turned.array), turned.affine, turned.domain)
+
+
+def check_grid(name: object, affine: Affine) -> None:
+    """Refuse an affine that is no grid of a scan: it would ask for any amount of memory.
+
+    Args:
+        name: What messages call the volume.
+        affine: Voxel (d, h, w, 1) to LPS mm.
+
+    Raises:
+        VolumeError: `BAD_GEOMETRY` where it is not finite or singular, or where voxels lie nearer
+            than 0.01 mm or farther than 100 mm.
+    """
+    axes = affine[:3, :3]
+    with np.errstate(over="ignore"):
+        lengths = np.linalg.norm(axes, axis=0)
+    if not np.isfinite(affine).all() or not lengths.all():
+        what = "is singular or not finite"
+    elif abs(np.linalg.det(axes / lengths)) < _FLATTEST:
+        what = "is singular"
+    elif lengths.min() < FINEST or lengths.max() > _COARSEST:
+        spacing = " x ".join(f"{length:g}" for length in lengths)
+        what = f"has voxels {spacing} mm apart, wanted {FINEST:g} to {_COARSEST:g} mm"
+    else:
+        return
+    raise VolumeError(
+        "BAD_GEOMETRY",
+        f"{name}: its affine {what}: {affine[:3].tolist()}; write the header anew",
+    )
+
+
+def check_target(shape: Index) -> Index:
+    """Return the shape of a grid to resample to, unless no memory holds it.
+
+    Raises:
+        VolumeError: `TOO_LARGE`.
+    """
+    voxels = math.prod(shape)
+    if voxels > MAX_VOXELS:
+        raise VolumeError(
+            "TOO_LARGE",
+            f"{voxels} voxels {shape} on the recipe's grid, at most {MAX_VOXELS} are stored; mend "
+            f"the spacing in the header, or use a coarser recipe",
+        )
+    return shape
 
 
 def shear(affine: Affine) -> float:

@@ -71,8 +71,9 @@ def to_hu(
 
     Raises:
         VolumeError: `HU_UNKNOWN` where neither or both hypotheses hold, `HU_DOUBLE_RESCALE` where
-            "stored" would rescale values that are HU already.
+            "stored" would rescale values that are HU already, `NO_CONTRAST` where all are alike.
     """
+    _check_contrast(reading)
     if reading.hu or state == "hu":
         return _as_is(reading, {"decided_by": "file" if reading.hu else "recipe"})
     if slope is None or intercept is None:
@@ -86,6 +87,18 @@ def to_hu(
     if slope == 1 and intercept == 0:
         return _as_is(reading, {"decided_by": "slope 1, intercept 0"})
     return _choose(reading, slope=slope, intercept=intercept, state=state)
+
+
+def _check_contrast(reading: Reading) -> None:
+    """Refuse a volume of one value: a scan that failed, or slices that were never filled."""
+    array = reading.volume.array
+    first = array.flat[0]
+    # Nearly every volume differs in a line: the whole of it is looked at only where it must be.
+    if (array[0, 0] == first).all() and (array == first).all():
+        raise VolumeError(
+            "NO_CONTRAST",
+            f"{reading.source}: all its voxels are {first:g}; drop it, or fetch it again",
+        )
 
 
 def _unscaled(reading: Reading) -> HUResult:
@@ -172,16 +185,23 @@ def _rescaled(
 
 
 def _clipped(volume: Volume, slope: float, intercept: float) -> Volume:
-    """Return `slope * values + intercept` in [-1024, 3071]; int16 where nothing is lost by it."""
-    if volume.array.dtype == np.int16 and (slope, intercept) == (1, 0):
-        array = np.clip(volume.array, HU_MIN, HU_MAX)
-    elif volume.array.dtype.kind in "iu" and (slope % 1, intercept % 1) == (0, 0):
-        hu = volume.array.astype(np.int32) * int(slope) + int(intercept)
-        array = np.clip(hu, HU_MIN, HU_MAX).astype(np.int16)
-    else:
-        hu = volume.array.astype(np.float32) * np.float32(slope) + np.float32(intercept)
-        array = np.clip(hu, HU_MIN, HU_MAX)
-    return Volume(array, volume.affine, "hu")
+    """Return `slope * values + intercept` in [-1024, 3071]; int16 where nothing is lost by it.
+
+    Plane by plane, so that no second copy of a scan is made in a wider type; no copy at all where
+    the values are that already.
+    """
+    array = volume.array
+    if array.dtype == np.int16 and (slope, intercept) == (1, 0):
+        if array.min() >= HU_MIN and array.max() <= HU_MAX:
+            return Volume(array, volume.affine, "hu")
+        return Volume(np.clip(array, HU_MIN, HU_MAX), volume.affine, "hu")
+    whole = array.dtype.kind in "iu" and (slope % 1, intercept % 1) == (0, 0)
+    hu = np.empty(array.shape, dtype=np.int16 if whole else np.float32)
+    wide = np.int32 if whole else np.float32
+    for kept, plane in zip(hu, array, strict=True):
+        scaled = plane.astype(wide) * wide(slope) + wide(intercept)
+        kept[...] = np.clip(scaled, HU_MIN, HU_MAX)
+    return Volume(hu, volume.affine, "hu")
 
 
 def apply_window(
@@ -195,8 +215,14 @@ def apply_window(
         onto: What low and high become.
     """
     (low, high), (bottom, top) = window, onto
-    share = (np.clip(array.astype(np.float32), low, high) - np.float32(low)) / (high - low)
-    return (share * (top - bottom) + bottom).astype(np.float32)
+    values = array.astype(np.float32)
+    np.clip(values, low, high, out=values)
+    # In place: loaders come through here with every crop.
+    values -= np.float32(low)
+    values /= high - low
+    values *= top - bottom
+    values += bottom
+    return values
 
 
 def remove_window(

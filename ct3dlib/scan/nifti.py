@@ -15,13 +15,23 @@ from numpy.typing import NDArray
 
 from ct3dlib.config import Triple
 from ct3dlib.errors import VolumeError
-from ct3dlib.scan.geometry import shear
-from ct3dlib.scan.reading import JSON, Reading, check_size, cut_short, file_sha256
+from ct3dlib.scan.geometry import check_grid, shear
+from ct3dlib.scan.reading import (
+    JSON,
+    MAX_DEFLATE,
+    Reading,
+    check_finite,
+    check_size,
+    cut_short,
+    file_sha256,
+    narrow,
+)
 from ct3dlib.scan.volume import Volume
 
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
-_MAX_DEFLATE = 1032  # deflate never packs more bytes than this into one
 _HEADER_BYTES = 352
+_SAME_PLACE = 0.1  # mm; a qform has its angles in float32
+_UNIT_MM = {1: 1000.0, 2: 1.0, 3: 0.001}  # xyzt_units of the header: metre, mm, micrometre
 _WRITES = (np.int16, np.uint8, np.float32)
 # The stubs of isal call this class an instance.
 _DAMAGED: tuple[type[Exception], ...] = (OSError, zlib.error, IsalError)  # pyright: ignore[reportAssignmentType]
@@ -40,8 +50,8 @@ def read_nifti(path: Path, *, spacing: Triple | None = None) -> Reading:
         spacing: (D, H, W) from a table beside the file, mm.
 
     Raises:
-        VolumeError: `FILE_MISSING`, `FILE_TRUNCATED`, `FILE_UNREADABLE`, `TOO_LARGE`, `NOT_3D`,
-            `NAN_VOXELS`, `BAD_GEOMETRY` or `NO_GEOMETRY`.
+        VolumeError: `FILE_MISSING`, `FILE_TRUNCATED`, `FILE_UNREADABLE`, `NOT_SCALAR`,
+            `TOO_LARGE`, `NOT_3D`, `NAN_VOXELS`, `BAD_GEOMETRY` or `NO_GEOMETRY`.
     """
     image = _open(path)
     shape = _shape(path, image)
@@ -61,13 +71,25 @@ def read_nifti(path: Path, *, spacing: Triple | None = None) -> Reading:
 
 def _open(path: Path) -> Any:
     """Parse the header; no voxel is read."""
-    if not path.is_file():
-        raise VolumeError("FILE_MISSING", f"{path}: no such file; correct the catalog")
     try:
+        if not path.is_file():
+            raise VolumeError("FILE_MISSING", f"{path}: no such file; correct the catalog")
+        with path.open("rb"):  # nibabel names other reasons for a file that may not be read
+            pass
         image = nibabel.load(path)
+    except PermissionError as error:
+        raise VolumeError(
+            "FILE_UNREADABLE", f"{path}: no permission to read it; grant it to this user"
+        ) from error
     except _BROKEN as error:
         if _header_is_cut(path):
             raise cut_short(path, "it ends within the header") from error
+        if "w2 should be positive" in str(error):  # nibabel's check of a quaternion
+            raise VolumeError(
+                "BAD_GEOMETRY",
+                f"{path}: the qform's quaternion (quatern_b, c, d) is longer than 1; write the "
+                f"header anew",
+            ) from error
         raise VolumeError(
             "FILE_UNREADABLE", f"{path}: not a NIfTI file ({error}); fetch it again"
         ) from error
@@ -104,11 +126,11 @@ def _shape(path: Path, image: Any) -> tuple[int, int, int]:
     dtype = image.get_data_dtype()
     if dtype.kind not in "iuf":
         raise VolumeError(
-            "FILE_UNREADABLE", f"{path}: voxels of type {dtype}, wanted one number per voxel"
+            "NOT_SCALAR", f"{path}: voxels of type {dtype}, wanted one number per voxel; convert it"
         )
     needed = image.dataobj.offset + int(np.prod(lengths, dtype=np.int64)) * dtype.itemsize
     size = path.stat().st_size
-    if needed > size * (_MAX_DEFLATE if _zipped(path) else 1):
+    if needed > size * (MAX_DEFLATE if _zipped(path) else 1):
         raise cut_short(path, f"{size} bytes cannot hold the {needed} that its header states")
     i, j, k = lengths
     return k, j, i
@@ -136,18 +158,22 @@ def _geometry(
             f"{path}: the header states no geometry and no spacing is known; add it to the "
             f"metadata or write the header anew",
         )
-    affine = _RAS_TO_LPS @ np.asarray(image.affine, dtype=np.float64)[:, [2, 1, 0, 3]]
-    lengths = np.linalg.norm(affine[:3, :3], axis=0)
     # Without an sform nibabel puts 1 mm in the place of a spacing of 0: that is no geometry.
-    invented = int(header["sform_code"]) <= 0 and not np.all(zooms > 0)
-    singular = not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9
-    if invented or singular:
+    if int(header["sform_code"]) <= 0 and not np.all(zooms > 0):
         raise VolumeError(
             "BAD_GEOMETRY",
-            f"{path}: spacing {zooms.tolist()} and affine {np.asarray(image.affine).tolist()} are "
-            f"singular or not finite; write the header anew",
+            f"{path}: spacing {zooms.tolist()} mm, wanted positive numbers; write the header anew",
         )
-    facts: dict[str, JSON] = {}
+    with np.errstate(invalid="ignore"):  # 0 * infinity
+        affine = _RAS_TO_LPS @ np.asarray(image.affine, dtype=np.float64)[:, [2, 1, 0, 3]]
+    unit = unit_mm(header)
+    affine[:3] *= unit
+    zooms *= unit
+    check_grid(path, affine)
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    facts = _qform_facts(image, unit)
+    if unit != 1:
+        facts["header_unit_mm"] = unit
     if not coded:
         facts["assumed_orientation"] = True
     if not np.allclose(lengths, zooms[::-1], rtol=0.01):
@@ -155,6 +181,31 @@ def _geometry(
     if spacing is not None and not np.allclose(lengths, spacing, rtol=0.01):
         facts["metadata_spacing_differs"] = list(spacing)
     return affine, facts
+
+
+def _qform_facts(image: Any, unit: float) -> dict[str, JSON]:
+    """Return what is odd about a qform beside an sform, which is what counts.
+
+    Noted is how far apart the two put a corner of the grid, mm.
+    """
+    sform, _ = image.get_sform(coded=True)
+    if sform is None or int(image.header["qform_code"]) <= 0:
+        return {}
+    try:
+        qform, _ = image.get_qform(coded=True)
+    except ValueError:
+        return {"bad_qform": True}
+    if not np.isfinite(qform).all():
+        return {"bad_qform": True}
+    far = np.subtract(image.shape[:3], 1)
+    corners = np.array([(*(far * at), 1) for at in np.ndindex(2, 2, 2)], dtype=np.float64)
+    away = float(np.linalg.norm(corners @ (sform - qform).T, axis=1).max()) * unit
+    return {"qform_differs_mm": round(away, 3)} if away > _SAME_PLACE else {}
+
+
+def unit_mm(header: Any) -> float:
+    """Return the length of a NIfTI header's unit, mm; millimetres where it states none."""
+    return _UNIT_MM.get(int(header["xyzt_units"]) & 7, 1.0)
 
 
 def _stated_spacing(path: Path, image: Any) -> NDArray[np.float64]:
@@ -185,12 +236,8 @@ def _values(
         ) from error
     slope, intercept = float(image.dataobj.slope), float(image.dataobj.inter)
     scaled = (slope, intercept) != (1.0, 0.0)
-    array = _compact(raw, slope, intercept) if scaled else _narrow(raw)
-    if array.dtype.kind == "f" and not (finite := np.isfinite(array)).all():
-        raise VolumeError(
-            "NAN_VOXELS",
-            f"{path}: {array.size - int(finite.sum())} voxels are not finite; mend or drop it",
-        )
+    array = _compact(raw, slope, intercept) if scaled else narrow(raw)
+    check_finite(array, path)
     return array, (slope, intercept) if scaled else None
 
 
@@ -214,16 +261,6 @@ def _compact(raw: NDArray[np.generic], slope: float, intercept: float) -> NDArra
     """Return scaled values as float32; what overflows becomes infinite and is refused later."""
     with np.errstate(over="ignore", invalid="ignore"):
         return raw.astype(np.float32) * np.float32(slope) + np.float32(intercept)
-
-
-def _narrow(raw: NDArray[np.generic]) -> NDArray[np.generic]:
-    """Return values as int16 where they are integers that fit, else as float32."""
-    if raw.dtype.kind in "iu":
-        small = np.can_cast(raw.dtype, np.int16)
-        if small or (raw.min() >= -32768 and raw.max() <= 32767):
-            return raw.astype(np.int16, copy=False)
-    with np.errstate(over="ignore", invalid="ignore"):
-        return raw.astype(np.float32, copy=False)
 
 
 def write_nifti(path: Path, volume: Volume) -> None:

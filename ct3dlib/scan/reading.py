@@ -6,12 +6,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ct3dlib.errors import VolumeError
 from ct3dlib.scan.volume import Volume
 
 JSON = None | bool | int | float | str | Sequence[Any] | Mapping[str, Any]
 
 MAX_VOXELS = 4_000_000_000
+MAX_DEFLATE = 1032  # deflate never packs more bytes than this into one
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,7 +23,8 @@ class Reading:
     """A volume as its file holds it: any orientation, values before the HU state is settled.
 
     Args:
-        volume: int16 or float32, D H W being the file's slowest to fastest axis, in LPS mm.
+        volume: int16, float32 or, as 8-bit pictures are, uint8; D H W being the file's slowest to
+            fastest axis, in LPS mm.
         slope: Rescale slope that the file states and that is applied; null: none or several.
         intercept: Rescale intercept that the file states and that is applied; as `slope`.
         hu: Whether the values are HU; null: the file does not say.
@@ -56,6 +61,29 @@ def check_size(name: object, shape: Sequence[int]) -> None:
             f"{name}: the header states {voxels} voxels {tuple(shape)}, at most {MAX_VOXELS} are "
             f"read; crop the scan or mend its header",
         )
+
+
+def check_finite(array: NDArray[np.generic], name: object) -> None:
+    """Refuse voxels that are not finite.
+
+    Raises:
+        VolumeError: `NAN_VOXELS`.
+    """
+    if array.dtype.kind == "f" and not (finite := np.isfinite(array)).all():
+        raise VolumeError(
+            "NAN_VOXELS",
+            f"{name}: {array.size - int(finite.sum())} voxels are not finite; mend or drop it",
+        )
+
+
+def narrow(raw: NDArray[np.generic]) -> NDArray[np.generic]:
+    """Return values as int16 where they are integers that fit, else as float32."""
+    if raw.dtype.kind in "iu":
+        small = np.can_cast(raw.dtype, np.int16)
+        if small or (raw.min() >= -32768 and raw.max() <= 32767):
+            return raw.astype(np.int16, copy=False)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return raw.astype(np.float32, copy=False)
 
 
 def cut_short(path: Path, what: str) -> VolumeError:

@@ -41,6 +41,22 @@ def uniform(
     return numbers.reshape(len(item_seed), *shape)
 
 
+def normal(
+    item_seed: Int[Tensor, " B"], shape: tuple[int, ...], stream: int = 0
+) -> Float[Tensor, "B ..."]:
+    """Draw numbers of the standard normal distribution, each as a function of what `uniform`'s are.
+
+    Box and Muller (A note on the generation of random normal deviates, 1958), which makes two of
+    two uniform ones. 24 random bits reach 5.7 standard deviations.
+    """
+    n = math.prod(shape)
+    u = uniform(item_seed, (2, -(-n // 2)), stream)
+    radius = (-2 * torch.log1p(-u[:, 0])).sqrt()
+    angle = 2 * math.pi * u[:, 1]
+    numbers = torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)  # B N
+    return numbers[:, :n].reshape(len(item_seed), *shape)
+
+
 def _mix(x: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
     """Mix 64 bits (int64 arithmetic wraps around, as the algorithm wants)."""
     x = (x ^ _shift_right(x, 30)) * _signed(0xBF58476D1CE4E5B9)

@@ -1,16 +1,19 @@
-"""Stored volumes as training items."""
+"""Stored volumes as training items: random crops, whole volumes, all patches of a grid."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ct3dlib.cohort.store import StoredVolume, key_of
 from ct3dlib.config import Shape
-from ct3dlib.scan.intensity import apply_window
 from ct3dlib.training.loader import Items
+from ct3dlib.training.patches import draw_start, read_box
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,7 +24,7 @@ class CropItems(Items):
     the far end with the low end of the range.
 
     Args:
-        volumes: HU.
+        volumes: Of one domain; MR keeps the windows of its volumes.
         crop: Voxels of a crop.
         window: HU that map to `range`; beyond it values are clipped.
         range: What models see.
@@ -46,13 +49,93 @@ class CropItems(Items):
     def item(self, index: int, rng: np.random.Generator) -> dict[str, Tensor]:
         """Return a crop of one volume at a place drawn from `rng`."""
         volume = self.volumes[index]
-        sizes = list(zip(volume.shape, self.crop, strict=True))
-        start = [int(rng.integers(max(0, size - crop) + 1)) for size, crop in sizes]
-        stop = [min(a + crop, size) for a, (size, crop) in zip(start, sizes, strict=True)]
-        windowed = apply_window(volume.read(start, stop), self.window, onto=self.range)
-        pad = [(0, max(0, crop - size)) for size, crop in sizes]
-        padded = np.pad(windowed, pad, constant_values=self.range[0])
-        return {"volume": torch.from_numpy(padded)[None]}
+        start = draw_start(volume.shape, self.crop, rng)
+        box = read_box(volume, start, self.crop, window=self.window, value_range=self.range)
+        return {"volume": torch.from_numpy(box)[None]}
+
+
+@dataclass(frozen=True, eq=False)
+class GridItems(Items):
+    """All patches of a grid over every volume: each is one item, so an epoch holds each once.
+
+    Patches start at the multiples of the stride, the first at voxel 0, until the volume is
+    covered. The last one of an axis is not shifted inwards but padded at the far end with the low
+    end of the range: with a stride of the patch's own shape every voxel is in exactly one patch.
+
+    An item holds `volume` (1 D H W, float32 in `range`), `valid` (1 D H W bool: False where it is
+    padded), `start` (3 int64: its first voxel) and `volume_index` (int64: place in `volumes`).
+
+    Args:
+        volumes: Of one domain; MR keeps the windows of its volumes.
+        patch: Voxels of a patch.
+        stride: Voxels between the starts of neighbours; `patch` for patches that do not overlap.
+        window: HU that map to `range`; beyond it values are clipped.
+        range: What models see.
+
+    Raises:
+        ValueError: The stride is longer than the patch, so that voxels would be left out.
+    """
+
+    volumes: Sequence[StoredVolume]
+    _: KW_ONLY
+    patch: Shape
+    stride: Shape
+    window: tuple[float, float]
+    range: tuple[float, float]
+
+    def __post_init__(self) -> None:
+        """Check that the patches leave nothing out."""
+        if any(step > n for step, n in zip(self.stride, self.patch, strict=True)):
+            raise ValueError(
+                f"stride {self.stride} leaves gaps between patches of {self.patch}; lower it to at "
+                f"most the patch"
+            )
+
+    def __len__(self) -> int:
+        """Return the number of patches of all volumes."""
+        return int(self._ends[-1]) if len(self.volumes) else 0
+
+    @property
+    def key(self) -> str:
+        """A hash of the volumes' contents, the grid and the window."""
+        contents = [volume.sha256 for volume in self.volumes]
+        return key_of("grid", contents, self.patch, self.stride, self.window, self.range)
+
+    def grid(self, volume: StoredVolume) -> tuple[int, int, int]:
+        """Return how many patches a volume has along (D, H, W)."""
+        sizes = zip(volume.shape, self.patch, self.stride, strict=True)
+        d, h, w = (1 + math.ceil(max(0, size - n) / step) for size, n, step in sizes)
+        return d, h, w
+
+    def place(self, index: int) -> tuple[int, tuple[int, int, int]]:
+        """Return which volume an item is of, and its first voxel."""
+        which = int(np.searchsorted(self._ends, index, side="right"))
+        grid = self.grid(self.volumes[which])
+        first = int(self._ends[which]) - math.prod(grid)
+        cell = np.unravel_index(index - first, grid)
+        d, h, w = (int(i) * step for i, step in zip(cell, self.stride, strict=True))
+        return which, (d, h, w)
+
+    def item(self, index: int, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Return one patch; nothing is drawn."""
+        del rng
+        which, start = self.place(index)
+        volume = self.volumes[which]
+        box = read_box(volume, start, self.patch, window=self.window, value_range=self.range)
+        valid = torch.zeros(self.patch, dtype=torch.bool)
+        d, h, w = (size - a for size, a in zip(volume.shape, start, strict=True))
+        valid[:d, :h, :w] = True
+        return {
+            "volume": torch.from_numpy(box)[None],
+            "valid": valid[None],
+            "start": torch.tensor(start),
+            "volume_index": torch.tensor(which),
+        }
+
+    @cached_property
+    def _ends(self) -> NDArray[np.int64]:
+        """Number of patches up to and with each volume."""
+        return np.cumsum([math.prod(self.grid(v)) for v in self.volumes], dtype=np.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +143,7 @@ class WholeItems(Items):
     """Whole stored volumes: `volume` 1 D H W, float32 in `range`.
 
     Args:
-        volumes: HU, all of one shape.
+        volumes: Of one shape and domain; MR keeps the windows of its volumes.
         window: HU that map to `range`; beyond it values are clipped.
         range: What models see.
 
@@ -95,5 +178,6 @@ class WholeItems(Items):
     def item(self, index: int, rng: np.random.Generator) -> dict[str, Tensor]:
         """Return one volume; nothing is drawn."""
         del rng
-        windowed = apply_window(self.volumes[index].read(), self.window, onto=self.range)
-        return {"volume": torch.from_numpy(windowed)[None]}
+        volume = self.volumes[index]
+        box = read_box(volume, (0, 0, 0), volume.shape, window=self.window, value_range=self.range)
+        return {"volume": torch.from_numpy(box)[None]}

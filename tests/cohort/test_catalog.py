@@ -11,11 +11,11 @@ from ct3dlib.cohort.catalog import (
     Row,
     arrange,
     read_catalog,
-    safe_name,
     shard_of,
     to_frame,
     write_catalog,
 )
+from ct3dlib.cohort.split import Assignments
 from ct3dlib.cohort.store import records
 from ct3dlib.config import CatalogSpec, Split
 from ct3dlib.errors import DatasetError, StoreError
@@ -42,29 +42,7 @@ def _spec(**values: Any) -> CatalogSpec:
 
 
 def _arrange(rows: list[Row], **values: Any) -> pd.DataFrame:
-    return arrange(rows, _spec(**values), given={}, previous={})
-
-
-@pytest.mark.parametrize(
-    ("text", "wanted"),
-    [
-        ("train_1_a_1", "train_1_a_1"),
-        ("sub dir/Müller (1)", "sub_dir_M_ller_1_"),
-        ("../../etc/passwd", "_.._etc_passwd"),
-        ("..", "volume"),
-        ("-rf", "rf"),
-        ("患者", "volume"),
-        ("", "volume"),
-    ],
-)
-def test_safe_name_has_no_path_parts(text: str, wanted: str) -> None:
-    assert safe_name(text) == wanted
-
-
-def test_safe_name_keeps_long_names_apart() -> None:
-    first, second = safe_name("a" * 300), safe_name("a" * 301)
-    assert first != second
-    assert len(first) < 200
+    return arrange(rows, _spec(**values), given={}, previous=Assignments())
 
 
 @pytest.mark.parametrize(
@@ -146,6 +124,12 @@ def test_two_origins_of_a_patient_raise() -> None:
     ]
     with pytest.raises(DatasetError, match="patient p is in train and in valid; keep one"):
         _arrange(rows)
+
+
+def test_two_origins_of_a_patient_are_settled_by_the_users_table() -> None:
+    rows = [_row("a", patient="p", split="train"), _row("b", patient="p", split="valid")]
+    frame = arrange(rows, _spec(), given={"p": "valid"}, previous=Assignments())
+    assert list(frame["split"]) == ["valid", "valid"]
 
 
 def test_an_id_twice_raises() -> None:

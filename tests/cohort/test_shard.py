@@ -9,10 +9,12 @@ import pytest
 from ome_zarr.io import parse_url
 from ome_zarr.reader import Reader
 
+from ct3dlib.cohort import shard
 from ct3dlib.cohort.shard import store_shard
 from ct3dlib.cohort.store import read_status, stored_volumes
 from ct3dlib.config import CatalogSpec, RecipeSpec
 from ct3dlib.datasets import build_catalog
+from ct3dlib.errors import DatasetError
 from ct3dlib.scan.normalize import Record, restore
 from ct3dlib.scan.volume import Volume
 
@@ -128,3 +130,76 @@ def test_ome_zarr_reads_the_store(rows, tmp_path):
     (image,) = Reader(location)()
     assert image.data[0].shape == (9, 16, 20)
     assert [axis["name"] for axis in image.metadata["axes"]] == ["z", "y", "x"]
+
+
+def test_a_lost_file_is_a_row_that_says_how_it_is_tried_again(rows, tmp_path):
+    status, root = tmp_path / "0000.parquet", tmp_path / "raw"
+    (root / "b.nii.gz").rename(tmp_path / "away")
+    table = store_shard(rows, root, recipe=RECIPE, code="1", status=status).set_index("volume")
+    assert table.loc["b", "reason"] == "FILE_MISSING"
+    assert table.loc["b", "message"] == (
+        f"b.nii.gz: no such file; correct the catalog; once it is there, delete {status} and run "
+        f"again"
+    )
+    (tmp_path / "away").rename(root / "b.nii.gz")
+    status.unlink()
+    table = store_shard(rows, root, recipe=RECIPE, code="1", status=status).set_index("volume")
+    assert table["status"].value_counts().to_dict() == {"stored": 3, "rejected": 3}
+
+
+def unmount(root):
+    root.rename(root.with_name("elsewhere"))
+
+
+def unmount_over_a_folder(root):
+    unmount(root)
+    root.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("away", "match"),
+    [
+        (unmount, r"raw: no such folder; mount it, or correct raw_root, and run again"),
+        (
+            unmount_over_a_folder,
+            r"raw: none of the shard's 6 files is there \(a\.nii\.gz, \.\.\.\); mount it and run",
+        ),
+    ],
+    ids=["no-folder", "empty-folder"],
+)
+def test_a_root_that_is_away_rejects_nothing(rows, tmp_path, away, match):
+    status, root = tmp_path / "0000.parquet", tmp_path / "raw"
+    away(root)
+    with pytest.raises(DatasetError, match=match):
+        store_shard(rows, root, recipe=RECIPE, code="1", status=status)
+    assert not status.exists()
+    shutil.rmtree(root, ignore_errors=True)
+    (tmp_path / "elsewhere").rename(root)
+    table = store_shard(rows, root, recipe=RECIPE, code="1", status=status)
+    assert "FILE_MISSING" not in set(table["reason"])
+
+
+def test_a_root_that_goes_away_in_the_middle_ends_the_shard(rows, tmp_path, monkeypatch):
+    status, root = tmp_path / "0000.parquet", tmp_path / "raw"
+    read = shard.read_nifti
+
+    def read_once(path, *, spacing):
+        reading = read(path, spacing=spacing)
+        root.rename(tmp_path / "elsewhere")
+        return reading
+
+    monkeypatch.setattr(shard, "read_nifti", read_once)
+    with pytest.raises(DatasetError, match="raw: no such folder; mount it"):
+        store_shard(rows, root, recipe=RECIPE, code="1", status=status)
+    assert not status.exists()
+
+
+def test_a_store_that_is_whole_needs_no_root(rows, tmp_path):
+    status, root = tmp_path / "0000.parquet", tmp_path / "raw"
+    good = rows[rows["volume"].isin(["a", "b", "c"])]
+    store_shard(good, root, recipe=RECIPE, code="1", status=status)
+    table = status.read_bytes()
+    shutil.rmtree(root)
+    status.unlink()
+    store_shard(good, root, recipe=RECIPE, code="1", status=status)
+    assert status.read_bytes() == table

@@ -1,12 +1,19 @@
 import hashlib
+import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ct3dlib.cohort.split import (
+    Assignments,
     Patient,
     assign_splits,
+    check_drawn,
+    check_patients,
     draw,
+    drawn_with,
     load_assignments,
     save_assignments,
 )
@@ -46,6 +53,22 @@ def test_train_of_the_data_set_gives_tune_only() -> None:
     assert splits.pop("v") == "valid"
     assert set(splits.values()) == {"train", "tune"}
     assert list(splits.values()).count("tune") / 1000 == pytest.approx(0.1, abs=0.03)
+
+
+def test_a_data_set_with_its_own_tune_is_not_drawn_anew() -> None:
+    origins: dict[str, Split] = {"a": "train", "b": "train", "c": "tune", "d": "valid"}
+    patients = [Patient(name, origin=origin) for name, origin in origins.items()]
+    for seed in range(30):
+        spec = _spec(0.4, 0.4, seed)
+        assert assign_splits(patients, spec, previous={"a": "tune"}) == origins
+    given = [replace(patients[0], given="valid"), *patients[1:]]
+    assert assign_splits(given, _spec(), previous={}) == {**origins, "a": "valid"}
+
+
+def test_a_patient_in_two_splits_is_refused() -> None:
+    check_patients([("p", "train"), ("q", "valid"), ("p", "train")])
+    with pytest.raises(DatasetError, match="patient p is in train and in valid: a model would be"):
+        check_patients([("p", "train"), ("q", "valid"), ("p", "valid")])
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -101,16 +124,63 @@ def test_too_few_patients_raise() -> None:
 
 def test_assignments_survive_a_catalog_without_them(tmp_path: Path) -> None:
     path = tmp_path / "new/assignments.json"
-    assert load_assignments(path) == {}
-    save_assignments(path, {"a": "train", "b": "valid"})
-    save_assignments(path, {"c": "tune"})
-    assert load_assignments(path) == {"a": "train", "b": "valid", "c": "tune"}
+    assert load_assignments(path) == Assignments(path=path)
+    save_assignments(path, {"a": "train", "b": "valid"}, spec=_spec())
+    save_assignments(path, {"c": "tune"}, spec=_spec())
+    assert json.loads(path.read_text()) == {
+        "seed": 0,
+        "tune": 0.1,
+        "valid": 0.2,
+        "patients": {"a": "train", "b": "valid", "c": "tune"},
+    }
+    kept: dict[str, Split] = {"a": "train", "b": "valid", "c": "tune"}
+    assert load_assignments(path) == Assignments(kept, drawn_with(_spec()), path)
     assert [p.name for p in path.parent.iterdir()] == ["assignments.json"]
 
 
-@pytest.mark.parametrize("text", ["{", '{"a": "test"}', "[]", '{"a": ["train"]}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        '{"a": "train"}',
+        '{"seed": 0, "tune": 0.1, "valid": 0.1, "patients": {"a": "test"}}',
+        '{"seed": 0, "tune": 0.1, "valid": 0.1, "patients": {"a": ["train"]}}',
+        '{"seed": 0, "tune": null, "valid": 0.1, "patients": {"a": "train"}}',
+        '{"seed": 0, "tune": 0.1, "patients": {"a": "train"}}',
+    ],
+)
 def test_damaged_assignments_raise(tmp_path: Path, text: str) -> None:
     path = tmp_path / "assignments.json"
     path.write_text(text)
     with pytest.raises(StoreError, match=r"assignments\.json: .*delete it to draw anew"):
         load_assignments(path)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (_spec(seed=1), "with seed 0, tune 0.1, valid 0.2; the config says seed 1, tune 0.1, "),
+        (_spec(tune=0.3), "the config says seed 0, tune 0.3, valid 0.2; set it back, or delete"),
+        (_spec(valid=0.3), "the config says seed 0, tune 0.1, valid 0.3; set it back, or delete"),
+    ],
+    ids=["seed", "tune", "valid"],
+)
+def test_other_draws_than_those_that_are_kept_raise(changed: CatalogSpec, message: str) -> None:
+    earlier = Assignments({"p0": "train"}, drawn_with(_spec()), Path("x/assignments.json"))
+    check_drawn(earlier, _people(3), _spec())
+    check_drawn(earlier, [Patient("new")], changed)
+    check_drawn(Assignments(), _people(3), changed)
+    with pytest.raises(DatasetError, match=f"{re.escape(message)}.*x/assignments.json to draw"):
+        check_drawn(earlier, _people(3), changed)
+
+
+def test_patients_whose_split_is_stated_bind_no_draw() -> None:
+    splits: dict[str, Split] = {"a": "train", "b": "valid", "c": "tune"}
+    earlier = Assignments(splits, drawn_with(_spec()))
+    official = [Patient("a", origin="train"), Patient("b", origin="valid")]
+    check_drawn(earlier, official, _spec(valid=0.4))
+    with pytest.raises(DatasetError, match=r"with seed 0, tune 0\.1; .* seed 0, tune 0\.2; set"):
+        check_drawn(earlier, official, _spec(tune=0.2))
+    check_drawn(earlier, [*official, Patient("c", origin="tune")], _spec(seed=3, tune=0.2))
+    check_drawn(earlier, [Patient("a", given="valid")], _spec(seed=3))

@@ -2,14 +2,16 @@
 
 import json
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import zarr
 
+from ct3dlib.cohort.hashes import array_sha256
 from ct3dlib.cohort.store import (
-    array_sha256,
+    StoredArray,
     create_store,
     has_node,
     key_of,
@@ -20,24 +22,14 @@ from ct3dlib.cohort.store import (
     write_node,
     write_table,
 )
-from ct3dlib.cohort.verify import verify_table
 from ct3dlib.errors import StoreError
 
 
-@pytest.fixture
-def array():
-    return np.random.default_rng(0).integers(-1024, 3071, (33, 70, 65), dtype=np.int16)
-
-
-@pytest.fixture
-def store(tmp_path, array):
-    path = tmp_path / "0000.zarr"
-    create_store(path, "volumes")
-    sha256 = write_node(path, "a@1", array, attributes={"ct3d": {"affine": np.eye(4).tolist()}})
-    row = {"volume": "a", "status": "stored", "reason": "", "message": "", "node": "a@1"}
-    frame = pd.DataFrame([{**row, "sha256": sha256, "shape": list(array.shape)}])
-    write_table(frame, tmp_path / "0000.parquet")
-    return path
+def flip(file: Path, position: int) -> None:
+    """Flip a bit of a file."""
+    content = bytearray(file.read_bytes())
+    content[position] ^= 1
+    file.write_bytes(content)
 
 
 def test_what_was_written_is_read_back(store, array):
@@ -83,6 +75,85 @@ def test_another_kind_of_store_is_refused(store):
         create_store(store, "tokens")
 
 
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"node_type": "group"}'], ids=["empty", "list", "bare"]
+)
+def test_a_store_whose_metadata_are_damaged_names_the_way_out(store, text):
+    (store / "zarr.json").write_text(text)
+    match = (
+        r"0000\.zarr/zarr\.json: cannot be read .*delete .*0000\.zarr and .*0000\.parquet and run"
+    )
+    with pytest.raises(StoreError, match=match):
+        create_store(store, "volumes")
+
+
+@pytest.mark.parametrize(
+    ("find", "replace", "match"),
+    [
+        (
+            '"affine"',
+            '"affinity"',
+            r"a@1/zarr\.json: edited since it was written; delete .*0000\.par",
+        ),
+        ("1.0", "1.5", r"a@1/zarr\.json: edited since it was written; delete .*and run again"),
+        (
+            '"attributes_sha256"',
+            '"x"',
+            r"zarr\.json: damaged or out of reach, KeyError.*; delete .*",
+        ),
+        ("{", "", r"a@1/zarr\.json: damaged or out of reach, JSONDecodeError.*; delete .*0000\.p"),
+    ],
+    ids=["name", "number", "no hash", "no json"],
+)
+def test_edited_attributes_are_not_used(store, find, replace, match):
+    file = store / "a@1/zarr.json"
+    file.write_text(file.read_text().replace(find, replace, 1))
+    (volume,) = stored_volumes([store.with_suffix(".parquet")])
+    with pytest.raises(StoreError, match=match):
+        _ = volume.affine
+
+
+def test_a_damaged_volume_is_no_source_of_what_is_kept(store, array):
+    (volume,) = stored_volumes([store.with_suffix(".parquet")])
+    assert np.array_equal(volume.read_checked(), array)
+    flip(store / "a@1/0/c.0.0.0", 1000)
+    (volume,) = stored_volumes([store.with_suffix(".parquet")])
+    with pytest.raises(
+        StoreError, match=r"a@1: .*; delete .*0000\.parquet and run again: it is made"
+    ):
+        volume.read_checked()
+
+
+def test_a_volume_of_another_table_is_no_source_either(store, array):
+    table = store.with_suffix(".parquet")
+    write_table(read_status(table).assign(sha256="0"), table)
+    (volume,) = stored_volumes([table])
+    with pytest.raises(StoreError, match="a@1: not what its table says"):
+        volume.read_checked()
+    assert np.array_equal(volume.read(), array)
+
+
+def test_a_damaged_chunk_names_the_way_out(store):
+    file = store / "a@1/0/c.0.0.0"
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(
+        StoreError, match=r"a@1: damaged or out of reach, .*; delete .*0000\.parquet"
+    ):
+        StoredArray(store, "a@1").read()
+
+
+@pytest.mark.parametrize("place", [0.01, 0.3, 0.6, 0.99])
+def test_no_flipped_bit_of_tokens_is_read(tmp_path, place):
+    store = tmp_path / "0000.zarr"
+    create_store(store, "tokens")
+    tokens = np.random.default_rng(0).integers(0, 256, 1 << 17).astype(np.uint8)
+    write_node(store, "a@1", tokens, attributes={})
+    file = store / "a@1/0/c.0"
+    flip(file, int(place * file.stat().st_size))
+    with pytest.raises(StoreError, match="a@1: damaged or out of reach"):
+        StoredArray(store, "a@1").read()
+
+
 def test_prune_keeps_only_what_the_table_names(store, array):
     write_node(store, "old@1", array, attributes={})
     prune(store, {"a@1"})
@@ -90,29 +161,24 @@ def test_prune_keeps_only_what_the_table_names(store, array):
     assert has_node(store, "a@1")
 
 
-def test_verify_finds_a_flipped_byte(store):
-    table = store.with_suffix(".parquet")
-    assert not list(verify_table(table))
-    file = store / "a@1/0/c.0.0.0"
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    file.write_bytes(content)
-    (finding,) = verify_table(table)
-    assert finding.volume == "a"
-    assert "hash differs" in finding.problem or "cannot be read" in finding.problem
-
-
-def test_verify_finds_a_missing_volume_a_wrong_shape_and_a_stray(store):
-    table = store.with_suffix(".parquet")
-    frame = read_status(table)
-    write_table(frame.assign(shape=[[1, 2, 3]]), table)
-    assert [f.problem for f in verify_table(table)] == [
-        "has shape [33, 70, 65], the table says [1, 2, 3]"
-    ]
-    (store / "a@1").rename(store / "b@1")
-    problems = [f.problem for f in verify_table(table)]
-    assert "cannot be read" in problems[0]
-    assert problems[1] == "is in the store but not in the table"
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.full((3, 4, 5), -1024, np.int16),
+        np.zeros((40, 70, 70), np.uint8),
+        np.zeros(9, np.uint8),
+    ],
+    ids=["air", "no regions", "bytes"],
+)
+def test_an_array_of_its_fill_value_is_told_from_a_lost_one(tmp_path, values):
+    store = tmp_path / "0000.zarr"
+    create_store(store, "volumes")
+    write_node(store, "a@1", values, attributes={})
+    assert np.array_equal(StoredArray(store, "a@1").read(), values)
+    (file,) = (store / "a@1/0").glob("c*")
+    file.unlink()
+    with pytest.raises(StoreError, match=r"a@1/0: its values are gone; delete .*/0000\.parquet"):
+        StoredArray(store, "a@1").read()
 
 
 def test_a_table_that_is_not_one_is_named(tmp_path):

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ct3dlib.config import (
+    AugmentSpec,
     CausalTokenizerSpec,
     LFQSpec,
     MaskGITNetworkSpec,
@@ -125,7 +126,7 @@ class Grids(Items):
         }
 
 
-def _tokenizer() -> TokenizerObjective:
+def _tokenizer(augment: AugmentSpec) -> TokenizerObjective:
     model = CausalTokenizerSpec(
         filters=4,
         num_res_blocks=1,
@@ -145,8 +146,17 @@ def _tokenizer() -> TokenizerObjective:
             crop=(3, 8, 8),
             model=model,
             loss=loss,
+            augment=augment,
         )
     )
+
+
+def _plain() -> TokenizerObjective:
+    return _tokenizer(AugmentSpec())
+
+
+def _augmented() -> TokenizerObjective:
+    return _tokenizer(AugmentSpec(rotation=10, scale=0.1, shift=1, intensity_scale=0.1, noise=0.01))
 
 
 def _maskgit() -> MaskGITObjective:
@@ -182,7 +192,8 @@ CASES = {
     "regression": Case(Regression, Vectors()),
     "adversarial": Case(Adversarial, Vectors(), falls_to=0.7),
     "masked": Case(Masked, Vectors(), falls_to=0.8),
-    "tokenizer": Case(_tokenizer, Blobs(), falls_to=0.7, steps=30, tolerance=1e-4),
+    "tokenizer": Case(_plain, Blobs(), falls_to=0.7, steps=30, tolerance=1e-4),
+    "augmented": Case(_augmented, Blobs(), falls_to=0.7, steps=30, tolerance=1e-4),
     "maskgit": Case(_maskgit, Grids(), falls_to=0.7, steps=40),
 }
 

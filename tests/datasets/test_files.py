@@ -1,11 +1,20 @@
 import gzip
+import os
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
 
-from ct3dlib.datasets.files import Header, read_header, stem, walk
+from ct3dlib.datasets.files import (
+    Header,
+    is_utf8,
+    read_header,
+    relative,
+    slice_folders,
+    slice_number,
+    stem,
+)
 
 
 def _write(path: Path, affine: np.ndarray | None, shape: tuple[int, ...] = (4, 5, 6)) -> Header:
@@ -30,6 +39,17 @@ def test_header_of_an_oblique_scan_keeps_its_steps(tmp_path: Path) -> None:
     header = _write(tmp_path / "a.nii.gz", affine)
     assert header.shape == (6, 5, 4)
     assert header.spacing == pytest.approx((2.0, 0.8, 0.6), rel=1e-5)
+
+
+def test_corners_are_places_whatever_the_order_of_axes(tmp_path: Path) -> None:
+    # 4 x 5 x 6 voxels of 1, 2, 3 mm, the first at (10, 20, 30); then stored flipped and turned.
+    affine = np.array([[1.0, 0, 0, 10], [0, 2, 0, 20], [0, 0, 3, 30], [0, 0, 0, 1]])
+    turned = np.array([[0, 0, -1.0, 13], [2, 0, 0, 20], [0, -3, 0, 45], [0, 0, 0, 1]])
+    wanted = ((10, 20, 30), (13, 20, 30), (10, 28, 30), (10, 20, 45))
+    for name, stated, shape in (("a", affine, (4, 5, 6)), ("b", turned, (5, 6, 4))):
+        header = _write(tmp_path / f"{name}.nii", stated, shape)
+        assert (header.spacing, header.shape) == ((3.0, 2.0, 1.0), (6, 5, 4))
+        assert header.corners == wanted
 
 
 def test_blank_headers_know_no_spacing(tmp_path: Path) -> None:
@@ -87,28 +107,19 @@ def test_missing_file_and_broken_affine_are_not_known(tmp_path: Path) -> None:
         assert read_header(tmp_path / "bad.nii") == Header(None, None)
 
 
-def test_walk_is_sorted_and_leaves_out_hidden_and_unfinished(tmp_path: Path) -> None:
-    for name in ("b/2.nii", "b/10.nii", "a.nii", ".git/x.nii", ".x.nii", "y.nii.partial", "~z.nii"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    found = [path.relative_to(tmp_path).as_posix() for path in walk(tmp_path)]
-    assert found == ["a.nii", "b/10.nii", "b/2.nii"]
+def test_stem_drops_the_endings_of_volumes_only() -> None:
+    names = ("a.nii.gz", "a.NII", "a.b.nii", "a.nrrd", "a.b.nhdr", "a.MHA", "a.mhd", "1.2.840")
+    assert [stem(name) for name in names] == ["a", "a", "a.b", "a", "a.b", "a", "a", "1.2.840"]
 
 
-def test_walk_follows_links_once(tmp_path: Path) -> None:
-    root, other = tmp_path / "root", tmp_path / "other"
-    (root / "a").mkdir(parents=True)
-    other.mkdir()
-    (other / "x.nii").touch()
-    (root / "a/link").symlink_to(other)
-    (root / "a/loop").symlink_to(root)
-    assert [path.name for path in walk(root)] == ["x.nii"]
+def test_slices_are_sorted_by_number_and_stand_alone_in_their_folder() -> None:
+    paths = [Path(p) for p in ("a/10.jpg", "a/9.JPEG", "a/-2.jpg", "b/1.jpg", "b/x.txt", "c/x.jpg")]
+    assert slice_folders(paths) == [[Path("a/-2.jpg"), Path("a/9.JPEG"), Path("a/10.jpg")]]
+    assert [slice_number(Path(n)) for n in ("+3.jpg", "3.jpg.png", "3_4.jpg")] == [3, None, None]
 
 
-def test_stem_drops_only_nifti() -> None:
-    assert [stem(n) for n in ("a.nii.gz", "a.NII", "a.b.nii", "1.2.840")] == [
-        "a",
-        "a",
-        "a.b",
-        "1.2.840",
-    ]
+def test_names_that_are_no_text_are_escaped() -> None:
+    path = Path(os.fsdecode(b"/root/d\xe9j\xe0/\xff.nii"))
+    assert (relative(path, Path("/root")), is_utf8(path)) == (r"d\xe9j\xe0/\xff.nii", False)
+    fine = Path("/root/déjà/患.nii")
+    assert (relative(fine, Path("/root")), is_utf8(fine)) == ("déjà/患.nii", True)

@@ -1,4 +1,6 @@
 import hashlib
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from tests.datasets.trees import (
 )
 
 AFFINE = np.diag([-0.8, -0.8, 2.0, 1.0])
+SCAN = hashlib.sha256("other scans/Müller (1)".encode()).hexdigest()[:8]
 LIDC = hashlib.sha256(b"LIDC-7").hexdigest()[:12]
 
 
@@ -43,7 +46,7 @@ def test_ids_come_from_paths_and_patients_from_names(tmp_path: Path) -> None:
         f"LIDC_series_{uid}": LIDC,
         "bids_sub-03_ct_sub-03_ct": "sub-03",
         "rate_valid_9_a_1": "valid_9",
-        "other_scans_M_ller_1_": "M_ller_1_",
+        f"other_scans_M_ller_1__{SCAN}": "other_scans",
     }
     assert all(row.spacing == pytest.approx((2.0, 0.8, 0.8)) for row in rows.values())
     assert "LIDC-7" not in rows[f"LIDC_series_{uid}"].patient
@@ -80,7 +83,7 @@ def test_files_called_alike_are_told_apart_by_their_folder(tmp_path: Path) -> No
     for name in ("s1/ct.nii.gz", "s1/late.nii.gz", "s2/ct.nii.gz", "lone/x.nii.gz"):
         write_nifti(tmp_path / name, AFFINE)
     patients = {row.volume: row.patient for row in _rows(tmp_path).values()}
-    assert patients == {"s1_ct": "s1", "s1_late": "s1", "s2_ct": "s2", "lone_x": "x"}
+    assert patients == {"s1_ct": "s1", "s1_late": "s1", "s2_ct": "s2", "lone_x": "lone"}
 
 
 def test_two_series_in_one_folder_are_two_volumes(tmp_path: Path) -> None:
@@ -97,14 +100,87 @@ def test_colliding_ids_stay_unique(tmp_path: Path) -> None:
     for name in ("a/b_c.nii.gz", "a_b/c.nii.gz", "a_b_c.nii", "a_b_c-2.nii"):
         write_nifti(tmp_path / name, AFFINE)
     rows = _rows(tmp_path)
-    assert {volume: row.problem for volume, row in rows.items()} == {
-        "a_b_c": None,
-        "a_b_c-2": None,
-        "a_b_c-3": "DUPLICATE_NAME",
-        "a_b_c-4": "DUPLICATE_NAME",
+    hashes = [hashlib.sha256(key.encode()).hexdigest()[:8] for key in ("a_b/c", "a_b_c")]
+    assert {volume: row.sources for volume, row in rows.items()} == {
+        "a_b_c": ("a/b_c.nii.gz",),
+        f"a_b_c-{hashes[0]}": ("a_b/c.nii.gz",),
+        f"a_b_c-{hashes[1]}": ("a_b_c.nii",),
+        "a_b_c-2": ("a_b_c-2.nii",),
     }
-    assert rows["a_b_c"].sources == ("a/b_c.nii.gz",)
-    assert rows["a_b_c-2"].sources == ("a_b_c-2.nii",)
+    assert not any(row.problem for row in rows.values())
+
+
+def test_one_path_with_two_endings_is_a_duplicate(tmp_path: Path) -> None:
+    for name in ("x.nii", "x.nii.gz", "x-2.nii"):
+        write_nifti(tmp_path / name, AFFINE)
+    rows = _rows(tmp_path)
+    assert {volume: row.problem for volume, row in rows.items()} == {
+        "x": None,
+        "x-2": None,
+        "x-3": "DUPLICATE_NAME",
+    }
+    assert rows["x-3"].problem_message == "x.nii.gz: x.nii has this name too; rename or remove one"
+
+
+def test_names_in_other_scripts_are_no_duplicates(tmp_path: Path) -> None:
+    for name in ("Müller.nii", "Möller.nii", "患者甲.nii", "患者乙.nii"):
+        write_nifti(tmp_path / name, AFFINE)
+    rows = _rows(tmp_path)
+    assert len({row.patient for row in rows.values()}) == 4
+    assert not any(row.problem for row in rows.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "escaped"),
+    [(b"\xff\xfe.nii.gz", r"\xff\xfe.nii.gz"), (b"d\xe9j\xe0/x.nii.gz", r"d\xe9j\xe0/x.nii.gz")],
+    ids=["file", "folder"],
+)
+def test_a_name_that_is_no_text_is_a_rejected_row(
+    tmp_path: Path, name: bytes, escaped: str
+) -> None:
+    for other in ("a.nii.gz", "b.nii.gz", "c.nii.gz"):
+        write_nifti(tmp_path / other, AFFINE)
+    place = os.path.join(os.fsencode(tmp_path), name)  # noqa: PTH118  (a Path has no bytes)
+    os.makedirs(os.path.dirname(place), exist_ok=True)  # noqa: PTH103, PTH120
+    shutil.copyfile(os.fsencode(tmp_path / "a.nii.gz"), place)
+    frame = build_catalog(tmp_path, _spec())
+    (row,) = frame[frame["problem"].notna()].itertuples()
+    assert (row.problem, list(row.sources)) == ("UNSAFE_NAME", [escaped])
+    assert (
+        row.problem_message == f"{escaped}: a name that is not UTF-8; rename the file or its folder"
+    )
+
+
+def test_a_pipe_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_nifti(tmp_path / "a.nii", AFFINE)
+    os.mkfifo(tmp_path / "x.nii.gz")
+    os.mkfifo(tmp_path / "y")
+    (tmp_path / "z.nii").symlink_to("x.nii.gz")
+    assert list(_rows(tmp_path)) == ["a"]
+    assert "x.nii.gz: left out, it is no regular file" in caplog.text
+
+
+def test_metadata_csv_that_does_not_fit_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_nifti(tmp_path / "a.nii.gz", AFFINE)
+    table = tmp_path / "metadata.csv"
+    table.write_text("VolumeName, RescaleSlope, RescaleIntercept\na, 2, -8192\nb, 1, 0\nc, 1, 0\n")
+    row = _rows(tmp_path)["a"]
+    assert (row.slope, row.intercept) == (2.0, -8192.0)
+    assert "2 of 3 rows name no file below the root, the first is 'b'" in caplog.text
+    caplog.clear()
+    table.write_text("VolumeName,RescalSlope,RescaleIntercept,XYSpacing,ZSpacing\na,2,0,1,1\n")
+    assert _rows(tmp_path)["a"].slope is None
+    assert (
+        "metadata.csv: no RescaleSlope; columns are VolumeName, RescalSlope, RescaleIntercept, "
+        "XYSpacing, ZSpacing"
+    ) in caplog.text
+    assert "name no file" not in caplog.text
+    caplog.clear()
+    table.write_text("VolumeName,RescaleSlope,RescaleIntercept,XYSpacing,ZSpacing\na,2,0,1,1\n")
+    assert _rows(tmp_path)["a"].slope == 2.0
+    assert "metadata.csv" not in caplog.text
 
 
 def test_metadata_csv_is_joined_by_path_or_name(tmp_path: Path) -> None:
@@ -128,12 +204,13 @@ def test_damaged_dicom_is_a_row_with_its_problem(tmp_path: Path) -> None:
     for name in ("cut1.dcm", "cut2.dcm"):
         (tmp_path / "good" / name).write_bytes((tmp_path / "thin/000.dcm").read_bytes()[:300])
     rows = {row.sources[0]: row for row in _rows(tmp_path).values()}
-    assert len(rows) == 4
+    assert len(rows) == 3
     assert rows["good/000.dcm"].problem is None
     assert rows["thin/000.dcm"].problem == "SINGLE_SLICE"
-    for name in ("cut1.dcm", "cut2.dcm"):
-        assert rows[f"good/{name}"].problem not in (None, "DUPLICATE_NAME")
-        assert not rows[f"good/{name}"].volume.endswith("-2")
+    cut = rows["good/cut1.dcm"]
+    assert cut.sources == ("good/cut1.dcm", "good/cut2.dcm")
+    assert cut.problem == "FILE_TRUNCATED"
+    assert "(2 files of this folder alike)" in str(cut.problem_message)
 
 
 def test_split_table_gives_splits_and_patients(
@@ -181,7 +258,9 @@ def test_wrong_split_tables_raise(tmp_path: Path) -> None:
 
 
 def test_too_little_data_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"none: no such folder; set raw_root"):
+    with pytest.raises(
+        DatasetError, match=rf"{tmp_path}/none: no such folder; set raw_root.*\(--directory\)"
+    ):
         build_catalog(tmp_path / "none", _spec())
     with pytest.raises(DatasetError, match="no NIfTI or DICOM series found"):
         build_catalog(tmp_path, _spec())

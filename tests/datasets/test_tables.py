@@ -4,7 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from ct3dlib.datasets.tables import join_names, parse_metadata, read_metadata, volume_key
+from ct3dlib.datasets.tables import (
+    join_names,
+    parse_metadata,
+    read_columns,
+    read_metadata,
+    volume_key,
+)
 from ct3dlib.errors import DatasetError
 
 
@@ -92,8 +98,21 @@ def test_unreadable_tables_raise(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"m\.csv: no column 'VolumeName'"):
         read_metadata(path)
     path.write_text("VolumeName\n")
-    with pytest.raises(DatasetError, match=r"m\.csv: no column 'ZSpacing'; restore"):
+    with pytest.raises(DatasetError, match=r"no column 'ZSpacing', found 'VolumeName'; columns"):
         read_metadata(path, ["ZSpacing"])
     path.write_bytes(b"VolumeName\n\xff\xfe\n")
     with pytest.raises(DatasetError, match=r"m\.csv: cannot be read"):
         read_metadata(path)
+    path.write_text("VolumeName;RescaleSlope\n")
+    with pytest.raises(DatasetError, match=r"found 'VolumeName;RescaleSlope'; .* by commas"):
+        read_metadata(path)
+    path.write_text("")
+    with pytest.raises(DatasetError, match="no column 'VolumeName', found none"):
+        read_metadata(path)
+
+
+def test_spaces_around_columns_and_long_cells_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "m.csv"
+    path.write_text(f"VolumeName , Note, ZSpacing\na, {'x' * 200_000}, 2\n")
+    assert read_columns(path) == ("VolumeName", "Note", "ZSpacing")
+    assert json.loads(read_metadata(path, ["ZSpacing"])["a"].text)["ZSpacing"] == "2"

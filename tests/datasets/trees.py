@@ -8,6 +8,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pydicom
+from PIL import Image
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
@@ -24,9 +25,10 @@ def write_blank_nifti(path: Path, shape: tuple[int, ...] = SHAPE_XYZ) -> None:
 
 
 def write_nifti(path: Path, affine: np.ndarray, shape: tuple[int, ...] = SHAPE_XYZ) -> None:
-    """Write a volume whose header states its geometry, RAS."""
+    """Write a volume whose header states its geometry, RAS; its voxels rise from 0."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    nibabel.save(nibabel.Nifti1Image(np.zeros(shape, np.int16), affine), path)
+    array = np.arange(np.prod(shape), dtype=np.int16).reshape(shape)
+    nibabel.save(nibabel.Nifti1Image(array, affine), path)
 
 
 def write_dicom(folder: Path, *, patient: str, uid: str, num_slices: int = 9) -> None:
@@ -155,3 +157,104 @@ def write_folder(root: Path) -> None:
     write_nifti(root / "rate/valid_9_a_1.nii.gz", affine)
     write_nifti(root / "other scans/Müller (1).nii", affine)
     write_dicom(root / "LIDC/series", patient="LIDC-7", uid="1.2.840.7")
+
+
+BRATS_AFFINE = np.array([[-1.0, 0, 0, 0], [0, -1, 0, 239], [0, 0, 1, 0], [0, 0, 0, 1]])
+
+
+def write_brats_patient(
+    folder: Path, parts: Sequence[str] = ("t1", "t1ce", "t2", "flair", "seg"), *, join: str = "_"
+) -> None:
+    """Write NIfTI files called after their folder and what they are."""
+    for part in parts:
+        write_nifti(folder / f"{folder.name}{join}{part}.nii.gz", BRATS_AFFINE)
+
+
+def write_brats(root: Path) -> None:
+    """Write 5 patients, 19 modalities and 4 masks; two releases, one visit of 2023 each."""
+    for number in (1, 2):
+        write_brats_patient(root / f"MICCAI_2020/HGG/BraTS20_Training_{number:03d}")
+    write_brats_patient(root / "MICCAI_2020/LGG/BraTS20_Training_003", ("t1", "t2", "flair"))
+    names = ("t1n", "t1c", "t2w", "t2f", "seg")
+    for number in (4, 5):
+        write_brats_patient(root / f"2023/BraTS-GLI-{number:05d}-000", names, join="-")
+
+
+def write_medmnist3d(root: Path, name: str = "organmnist3d") -> None:
+    """Write one set of 20, 2 and 3 volumes; the labels are 0, 1, 0, 1 and so on."""
+    arrays = {}
+    for part, number in (("train", 20), ("val", 2), ("test", 3)):
+        arrays[f"{part}_images"] = np.zeros((number, 9, 5, 6), np.uint8)
+        arrays[f"{part}_labels"] = np.arange(number, dtype=np.uint8)[:, None] % 2
+    root.mkdir(parents=True, exist_ok=True)
+    np.savez(root / f"{name}.npz", **arrays)
+
+
+def write_jpeg(path: Path) -> None:
+    """Write a colour picture of 5 rows and 6 columns."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((5, 6, 3), 90, np.uint8)).save(path)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a JSON file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value), encoding="utf-8")
+
+
+OMNIABNORM = ("12_1_0_7", "12_2_0_3", "13_1_0_5", "14_1_0_2")
+
+
+def omniabnorm_entry(name: str) -> dict[str, object]:
+    """Return the entry of a case with two abnormalities, paths those of another machine."""
+    return {
+        "image": f"/home/someone/data/image/{name}",
+        "context": list(range(-4, 5)),
+        "mask": f"/home/someone/data/mask/{name}",
+        "abnormality": [
+            {"id": 1, "description": f"Cyst of {name}.", "category": "cyst"},
+            {"id": 0, "description": "Stone.", "category": "stone"},
+        ],
+    }
+
+
+def write_omniabnorm(root: Path, names: Sequence[str] = OMNIABNORM) -> None:
+    """Write cases of 9 slices and 2 masks, one of each id of `names`."""
+    for name in names:
+        for offset in range(-4, 5):
+            write_jpeg(root / f"image/{name}/{offset}.{'jpeg' if offset % 2 else 'jpg'}")
+        for abnormality in (0, 1):
+            write_jpeg(root / f"mask/{name}/{abnormality}.jpeg")
+    write_json(root / f"{names[0]}.json", {name: omniabnorm_entry(name) for name in names})
+
+
+def reasoning(name: str) -> dict[str, object]:
+    """Return the entry of a case with two steps of reasoning."""
+    steps = [{"step": 1, "text": f"Look at {name}."}, {"step": 2, "text": "A nodule."}]
+    return {"case_id": name, "region": "Chest", "category": "nodule", "cot_reasoning": steps}
+
+
+def write_omniabnorm_single(root: Path, names: Sequence[str] = ("a_1", "b_1", "c_1")) -> None:
+    """Write cases of one picture and one mask; the last has its mask beside it."""
+    for name in names:
+        write_jpeg(root / f"images/{name}.jpg")
+    for name in names[:-1]:
+        write_jpeg(root / f"masks/{name}.jpg")
+    write_jpeg(root / f"images/{names[-1]}_mask.jpg")
+    write_json(root / f"cot/batch_{names[0]}.json", [reasoning(name) for name in names])
+
+
+def cut_voxels(path: Path) -> None:
+    """Damage a file's voxels and nothing that stands before them."""
+    data = path.read_bytes()
+    if path.suffix == ".nii":
+        data = data[:352]
+    elif path.suffix == ".gz":
+        # Without the gzip's last bytes (checksum and length) a decoder of voxels would raise.
+        data = data[:-8]
+    elif path.suffix == ".npz":
+        start = data.index(b"\x93NUMPY") + 200
+        data = data[:start] + b"\xff" * 9 + data[start + 9 :]
+    else:
+        data = data[: data.rindex(b"\xff\xda") + 14]
+    path.write_bytes(data)

@@ -50,6 +50,7 @@ def volumes(tmp_path):
         hu = np.random.default_rng(i).integers(-1000, 1000, (7, 10, 12), dtype=np.int16)
         volume, record = normalize(Volume(hu, np.diag([3.0, 2, 1, 1])[[2, 1, 0, 3]]), RECIPE)
         ct3d = {"affine": volume.affine.tolist(), "record": record.model_dump(mode="json")}
+        ct3d |= {"domain": "hu", "recipe": RECIPE.model_dump(mode="json")}
         sha256 = write_node(path, f"{name}@0", volume.array, attributes={"ct3d": ct3d})
         row = {"volume": name, "status": "stored", "reason": "", "message": "", "node": f"{name}@0"}
         row |= {"sha256": sha256, "source_sha256": f"s{i}", "shape": list(volume.shape)}
@@ -91,6 +92,17 @@ def test_a_second_run_keeps_what_is_there(volumes, tokenizer, tmp_path):
     encode_shard(volumes, tokenizer, SPEC, code="1", status=status)
     assert status.read_bytes() == before
     assert [p.stat().st_mtime_ns for p in files] == times
+
+
+def test_tokens_are_not_made_of_a_damaged_volume(volumes, tokenizer, tmp_path):
+    (file,) = volumes.with_suffix(".zarr").glob("b@*/0/c.0.0.0")
+    content = bytearray(file.read_bytes())
+    content[200] ^= 1
+    file.write_bytes(content)
+    status = tmp_path / "tokens/valid/0000.parquet"
+    with pytest.raises(StoreError, match=r"b@0: .*; delete .*volumes/0000\.parquet and run again"):
+        encode_shard(volumes, tokenizer, SPEC, code="1", status=status)
+    assert not status.exists()
 
 
 def test_decoding_returns_to_the_scans_grid(volumes, tokenizer, tmp_path):

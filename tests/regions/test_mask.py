@@ -5,6 +5,7 @@ import pytest
 
 from ct3dlib.regions import Regions, sidecar
 from ct3dlib.regions.label_map import REGIONS
+from ct3dlib.regions.mask import on_grid
 
 
 def status(**found):
@@ -55,3 +56,19 @@ def test_regions_refuse_a_status_of_other_names():
     del wrong["heart"]
     with pytest.raises(ValueError, match=r"wrong: \['heart', 'knee'\]"):
         Regions(np.zeros((1, 1, 1), np.uint8), wrong, "classical")
+
+
+def test_regions_move_to_a_finer_grid_at_the_same_place() -> None:
+    mask = np.zeros((2, 2, 2), np.uint8)
+    mask[1, 0, 1] = 9
+    coarse = np.diag([0.0, 0.0, 0.0, 1.0])
+    coarse[[2, 1, 0], [0, 1, 2]] = 4.0
+    fine = coarse.copy()
+    fine[:3, :3] /= 2
+    fine[:3, 3] = -1.0
+    moved = on_grid(mask, coarse, affine=fine, shape=(4, 4, 6))
+    assert np.argwhere(moved == 9).tolist() == [
+        [d, h, w] for d in (2, 3) for h in (0, 1) for w in (2, 3)
+    ]
+    assert set(np.unique(moved)) == {0, 9}
+    assert on_grid(mask, coarse, affine=coarse, shape=(2, 2, 2)) is mask

@@ -234,7 +234,16 @@ def test_time_points_are_refused(files, stored, write_slice):
         ({"ImageOrientationPatient": None}, "NO_GEOMETRY", "no position, orientation or pixel"),
         ({"PixelSpacing": None}, "NO_GEOMETRY", "no position, orientation or pixel spacing"),
         ({"PixelSpacing": [0, 0.7]}, "BAD_GEOMETRY", "are no grid; fetch"),
+        ({"PixelSpacing": [1e-7, 1e-7]}, "BAD_GEOMETRY", "wanted 0.01 to 100 mm"),
+        ({"PixelSpacing": [8000, 8000]}, "BAD_GEOMETRY", "wanted 0.01 to 100 mm"),
+        ({"PixelSpacing": [1e300, 1e300]}, "BAD_GEOMETRY", "is singular"),
+        ({"ImagePositionPatient": [0, 2e6, 0]}, "BAD_GEOMETRY", r"wanted at most 1e\+06 mm"),
         ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "BAD_GEOMETRY", "are no grid"),
+        ({"PixelSpacing": [800, 0.7]}, "BAD_GEOMETRY", "2.5 x 800 x 0.7 mm apart, wanted 0.01 to"),
+        ({"RescaleSlope": 0}, "BAD_RESCALE", r"0\.dcm: slope 0 and intercept -1024, wanted"),
+        ({"RescaleSlope": -1}, "BAD_RESCALE", "slope -1 .* a slope above 0; fetch it again"),
+        ({"NumberOfFrames": 2, "Modality": "MR"}, "NOT_CT", "modality MR, wanted CT"),
+        ({"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7}, "FILE_UNREADABLE", "640 pixels, its"),
         ({"RescaleSlope": 40}, "HU_OUT_OF_RANGE", "wanted HU within -3100 to 4100"),
         ({"Columns": 19000}, "FILE_TRUNCATED", "less than expected"),
         ({"Rows": 60000, "Columns": 60000, "NumberOfFrames": 9}, "TOO_LARGE", "32400000000"),
@@ -325,28 +334,23 @@ def test_list_series_groups_by_header(files, stored, write_slice, tmp_path):
     deep.mkdir(parents=True)
     files[3] = files[3].rename(deep / "03")
     (deep / "loop").symlink_to(tmp_path / "dicom")
-    series = {one.uid: one for one in list_series(tmp_path / "dicom")}
+    (tmp_path / "dicom" / "._00.dcm").write_bytes(b"a Mac's notes on 00.dcm")
+    found = list_series(tmp_path / "dicom")
+    (apart,) = (one for one in found if one.files == (coronal,))
+    assert apart.problem[0] == "MIXED_SERIES"
+    series = {one.uid: one for one in found if one is not apart}
+    junk = series.pop("")
+    assert junk.files == (tmp_path / "dicom" / "junk.dcm",)
+    assert junk.problem[0] == "FILE_UNREADABLE"
     assert len(series) == 2
     scout, chest = series.pop(uid), series.popitem()[1]
     assert chest.files == tuple(sorted(files))
-    assert coronal not in chest.files
-    assert chest.facts["left_out"] == 1
     assert (chest.rows, chest.columns, chest.num_slices) == (16, 20, 12)
     assert chest.spacing == pytest.approx((2.5, 0.8, 0.7))
     assert (chest.patient, chest.problem) == ("patient-7", None)
     assert scout.files == tuple(scouts)
     assert scout.problem[0] == "LOCALIZER"
     np.testing.assert_array_equal(read_dicom(chest.files).volume.shape, (12, 16, 20))
-
-
-def test_list_series_keeps_the_largest_acquisition(stored, write_slice, tmp_path):
-    for k, plane in enumerate(stored):
-        write_slice(f"a{k}.dcm", plane, 2.5 * k, AcquisitionNumber=2)
-    for k, plane in enumerate(stored[:5]):
-        write_slice(f"b{k}.dcm", plane + 1, 2.5 * k, AcquisitionNumber=1)
-    (series,) = list_series(tmp_path)
-    assert [path.name[0] for path in series.files] == ["a"] * 12
-    assert series.facts["left_out"] == 5
 
 
 def test_list_series_keeps_patients_apart_who_share_a_series_id(stored, write_slice, tmp_path):

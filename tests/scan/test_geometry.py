@@ -3,9 +3,12 @@ import itertools
 import numpy as np
 import pytest
 
+from ct3dlib.errors import VolumeError
 from ct3dlib.scan.geometry import (
     canonical,
     center_start,
+    check_grid,
+    check_target,
     crop_or_pad,
     orientation,
     reorient,
@@ -70,6 +73,41 @@ def test_shear_of_a_tilted_gantry_is_the_sine_of_its_angle(oblique_affine):
     tilted = CANONICAL.copy()
     tilted[:3, 0] = 0, 2.5 * np.sin(0.3), 2.5 * np.cos(0.3)
     assert shear(tilted) == pytest.approx(np.sin(0.3))
+
+
+@pytest.mark.parametrize(
+    ("column", "match"),
+    [
+        (
+            (np.inf, 0, 2.5),
+            "a.nii: its affine is singular or not finite: .*; write the header anew",
+        ),
+        ((0, 0, 0), "singular or not finite"),
+        ((0, 0.8, 0.001), r"is singular: "),
+        ((0, 0, 101), r"101 x 0\.8 x 0\.7 mm apart, wanted 0\.01 to 100 mm"),
+        ((0, 0, 0.009), r"0\.009 x 0\.8 x 0\.7 mm apart"),
+    ],
+)
+def test_what_is_no_grid_of_a_scan_is_refused(column, match):
+    affine = CANONICAL.copy()
+    affine[:3, 0] = column
+    with pytest.raises(VolumeError, match=match) as caught:
+        check_grid("a.nii", affine)
+    assert caught.value.reason == "BAD_GEOMETRY"
+
+
+@pytest.mark.parametrize("column", [(0, 0, 100), (0, 0, 0.01), (0, 4.3, 2.5)])
+def test_what_may_be_a_grid_is_not_refused(column):
+    affine = CANONICAL.copy()
+    affine[:3, 0] = column
+    check_grid("a.nii", affine)
+
+
+def test_a_grid_that_no_memory_holds_is_refused_before_it_is_made():
+    assert check_target((1000, 2000, 2000)) == (1000, 2000, 2000)
+    with pytest.raises(VolumeError, match=r"4000004000 voxels .* use a coarser recipe") as caught:
+        check_target((1_000_001, 2000, 2))
+    assert caught.value.reason == "TOO_LARGE"
 
 
 @pytest.mark.parametrize(

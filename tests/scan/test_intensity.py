@@ -63,7 +63,7 @@ def test_slope_that_differs_from_one_is_applied(phantom):
 
 
 def test_identical_hypotheses_are_hu_without_a_look():
-    noise = np.zeros((3, 3, 3), np.int16)
+    noise = np.arange(27, dtype=np.int16).reshape(3, 3, 3)
     assert to_hu(reading(noise), slope=1.0, intercept=0.0, state="auto").state == "hu"
 
 
@@ -108,9 +108,21 @@ def test_two_plausible_states_are_refused():
 
 
 def test_file_that_states_hu_and_recipe_that_does_are_believed(phantom):
-    odd = np.full((3, 3, 3), 500, np.int16)
+    odd = np.arange(500, 527, dtype=np.int16).reshape(3, 3, 3)
     assert to_hu(reading(odd, hu=True), slope=1.0, intercept=-1024.0, state="stored").state == "hu"
     assert to_hu(reading(odd), slope=1.0, intercept=-1024.0, state="hu").state == "hu"
+
+
+@pytest.mark.parametrize("state", ["auto", "hu", "stored"])
+def test_one_value_throughout_is_no_scan(state):
+    flat = np.full((3, 4, 5), -1024, np.int16)
+    with pytest.raises(
+        VolumeError, match=r"raw/a\.nii: all its voxels are -1024; drop it"
+    ) as caught:
+        to_hu(reading(flat, hu=True), slope=1.0, intercept=-1024.0, state=state)
+    assert caught.value.reason == "NO_CONTRAST"
+    flat[2, 3, 4] = 0
+    assert to_hu(reading(flat, hu=True), slope=None, intercept=None, state=state).state == "hu"
 
 
 def test_hu_are_clipped_to_what_the_store_holds():

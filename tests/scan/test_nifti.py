@@ -1,4 +1,5 @@
 import gzip
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -10,6 +11,7 @@ from ct3dlib.errors import VolumeError
 from ct3dlib.scan.nifti import read_nifti, write_nifti
 from ct3dlib.scan.volume import Volume
 
+ZERO = [1, 0, 0.8, 2.5, 0, 0, 0, 0]
 RAS = np.array([[-0.7, 0, 0, 90], [0, -0.8, 0, 80], [0, 0, 2.5, -300], [0, 0, 0, 1]])
 
 
@@ -129,6 +131,40 @@ def test_missing_file(tmp_path):
     refused(tmp_path / "no.nii.gz", "FILE_MISSING", "no such file; correct the catalog")
 
 
+def test_a_file_without_permission(tmp_path, array, monkeypatch):
+    nibabel.save(Nifti1Image(array, np.diag([-1.0, -1.0, 2.0, 1.0])), tmp_path / "a.nii")
+
+    def refuse(self, *args):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    refused(tmp_path / "a.nii", "FILE_UNREADABLE", "no permission to read it; grant it")
+
+
+def test_a_quaternion_longer_than_one(tmp_path, array):
+    path = tmp_path / "a.nii"
+    path.write_bytes(header_of(array, sform_code=0, qform_code=1, quatern_b=5))
+    refused(path, "BAD_GEOMETRY", r"the qform's quaternion .* is longer than 1; write")
+    path.write_bytes(header_of(array, sform_code=1, qform_code=1, quatern_b=5))
+    reading = read_nifti(path)
+    assert reading.facts["bad_qform"] is True
+    np.testing.assert_allclose(reading.volume.spacing, (2.5, 0.8, 0.7), rtol=1e-6)
+
+
+def test_sform_counts_and_a_qform_elsewhere_is_noted(tmp_path, array):
+    image = Nifti1Image(array, None)
+    sform = np.diag([-1.0, -1.0, 2.0, 1.0])
+    image.set_sform(sform, code=1)
+    for shift, noted in ((0.05, None), (3.0, 5.0)):
+        qform = sform.copy()
+        qform[:2, 3] = shift, 4 * shift / 3
+        image.set_qform(qform, code=1)
+        nibabel.save(image, tmp_path / "a.nii")
+        reading = read_nifti(tmp_path / "a.nii")
+        assert reading.facts.get("qform_differs_mm") == noted
+        assert reading.volume.affine[:3, 3].tolist() == [0, 0, 0]
+
+
 @pytest.mark.parametrize("keep", [0, 30, 352, 480, 0.5, -8, -1])
 def test_truncated_gzip(tmp_path, keep):
     array = np.random.default_rng(0).integers(-1000, 1000, (20, 30, 40)).astype(np.int16)
@@ -171,7 +207,7 @@ def test_header_and_image_pair_is_refused(tmp_path, array):
 def test_colours_are_refused(tmp_path):
     pixels = np.zeros((3, 3, 3), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
     nibabel.save(Nifti1Image(pixels, RAS), tmp_path / "a.nii")
-    refused(tmp_path / "a.nii", "FILE_UNREADABLE", "wanted one number per voxel")
+    refused(tmp_path / "a.nii", "NOT_SCALAR", "wanted one number per voxel; convert it")
 
 
 def test_impossible_shapes_ask_for_no_memory(tmp_path, array):
@@ -202,17 +238,35 @@ def test_voxels_that_are_not_finite(tmp_path, value):
 
 
 @pytest.mark.parametrize(
-    "fields",
+    ("fields", "match"),
     [
-        {"srow_x": [np.nan] * 4},
-        {"srow_x": [0] * 4},
-        {"sform_code": 0, "qform_code": 1, "pixdim": [1, 0, 0.8, 2.5, 0, 0, 0, 0]},
-        {"sform_code": 0, "qform_code": 0, "pixdim": [1, 0, 0.8, 2.5, 0, 0, 0, 0]},
+        ({"srow_x": [np.nan] * 4}, r"affine is singular or not finite: .*; write the header anew"),
+        ({"srow_z": [0, 0, np.inf, 0]}, "affine is singular or not finite"),
+        ({"srow_x": [0] * 4}, "affine is singular or not finite"),
+        ({"srow_x": [-0.7, 0.8, 0, 0], "srow_y": [0, -0.01, 0, 0]}, "affine is singular: "),
+        ({"srow_z": [0, 0, 2500, 0]}, r"2500 x 0\.8 x 0\.7 mm apart, wanted 0\.01 to 100 mm"),
+        ({"srow_z": [0, 0, 0.001, 0]}, r"0\.001 x 0\.8 x 0\.7 mm apart"),
+        ({"xyzt_units": 3}, "mm apart, wanted"),
+        ({"sform_code": 0, "qform_code": 1, "pixdim": ZERO}, r"spacing \[0\.0, .*; write the"),
+        ({"sform_code": 0, "qform_code": 0, "pixdim": ZERO}, "mm, wanted positive numbers"),
     ],
 )
-def test_geometry_that_is_none(tmp_path, array, fields):
+def test_geometry_that_is_none(tmp_path, array, fields, match):
     (tmp_path / "a.nii").write_bytes(header_of(array, **fields))
-    refused(tmp_path / "a.nii", "BAD_GEOMETRY", "singular or not finite; write the header anew")
+    refused(tmp_path / "a.nii", "BAD_GEOMETRY", match)
+
+
+@pytest.mark.parametrize(("code", "millimetre"), [(1, 0.001), (3, 1000.0)])
+def test_other_units_become_millimetres(tmp_path, array, code, millimetre):
+    rows = {f"srow_{axis}": RAS[n] * millimetre for n, axis in enumerate("xyz")}
+    steps = np.array([1 / millimetre, 0.7, 0.8, 2.5, 0, 0, 0, 0]) * millimetre
+    (tmp_path / "a.nii").write_bytes(header_of(array, xyzt_units=code, pixdim=steps, **rows))
+    (tmp_path / "b.nii").write_bytes(header_of(array))
+    reading = read_nifti(tmp_path / "a.nii")
+    want = read_nifti(tmp_path / "b.nii").volume.affine
+    np.testing.assert_allclose(reading.volume.affine, want, rtol=1e-6)
+    assert reading.facts["header_unit_mm"] == 1 / millimetre
+    assert "header_spacing_differs" not in reading.facts
 
 
 def test_blank_header_without_spacing(tmp_path, array):

@@ -3,16 +3,16 @@ import itertools
 import nibabel
 import numpy as np
 import pytest
+import yaml
 from nibabel.nifti1 import Nifti1Image
 
-from ct3dlib.config import RecipeSpec
+from ct3dlib.config import RecipeSpec, load_config
 from ct3dlib.errors import VolumeError
+from ct3dlib.scan.body import body_box, body_center
 from ct3dlib.scan.dicom import read_dicom
-from ct3dlib.scan.geometry import center_start, crop_or_pad
 from ct3dlib.scan.intensity import apply_window, to_hu
 from ct3dlib.scan.nifti import read_nifti, write_nifti
-from ct3dlib.scan.normalize import Record, body_center, normalize, restore, validity
-from ct3dlib.scan.resample import resample
+from ct3dlib.scan.normalize import Record, normalize, place, restore, validity
 from ct3dlib.scan.volume import Volume
 
 FINE = RecipeSpec(spacing=(1.5, 1.0, 1.0), min_slices=1)
@@ -25,19 +25,21 @@ def axial(spacing):
 
 
 def btb3d(slope, intercept, *, spacing, shape):
-    """Bring a[i, j, k] = 100 i + 10 j + k to BTB3D's input, axes (k, i, j), in float."""
+    """Bring a[i, j, k] = 100 i + 10 j + k to what BTB3D sees, axes (k, i, j), in float."""
     i, j, k = np.indices((5, 6, 4))
-    hu = (slope * (100 * i + 10 * j + k) + intercept).transpose(2, 0, 1).astype(np.float32)
-    resampled = resample(Volume(hu, axial(spacing)), (1.5, 0.75, 0.75))
-    seen = apply_window(resampled.array, (-1000.0, 1000.0), onto=(-1.0, 1.0))
-    start = center_start(resampled.shape, shape)
-    boxed = crop_or_pad(Volume(seen, resampled.affine), start, shape=shape, fill=-1)
-    return resampled.shape, boxed.array
+    hu = (slope * (100 * i + 10 * j + k) + intercept).transpose(2, 1, 0).astype(np.float32)
+    depth, columns, rows = shape
+    recipe = RecipeSpec(spacing=(1.5, 0.75, 0.75), shape=(depth, rows, columns), min_slices=1)
+    placed, record = place(Volume(hu, axial(spacing)), recipe)
+    seen = apply_window(placed.array, recipe.window, onto=recipe.range)
+    size_z, size_y, size_x = record.resampled_shape
+    return (size_z, size_x, size_y), seen.transpose(0, 2, 1)
 
 
 def test_golden_a_of_btb3d():
     size, out = btb3d(1, -300, spacing=(2.0, 1.0, 1.0), shape=(9, 10, 8))
     assert size == (5, 6, 8)
+    assert out.shape == (9, 10, 8)
     assert out[2, 3, 4] == pytest.approx(-0.19625, abs=1e-6)
     row = [-0.140167, -0.133917, -0.126417, -0.118917, -0.111417, -0.103917, -0.096417, -0.090167]
     np.testing.assert_allclose(out[4, 4], row, atol=1e-6)
@@ -52,6 +54,40 @@ def test_golden_b_of_btb3d():
     assert size == (2, 3, 4)
     np.testing.assert_allclose(out[0], [[-0.921333, -0.891333], [-0.588, -0.558]], atol=1e-6)
     assert (out[2] == -1).all()
+
+
+def lerp_matrix(count, size):
+    """Return the weights of linear interpolation with half-voxel centres, size x count."""
+    places = np.clip((np.arange(size) + 0.5) * count / size - 0.5, 0, count - 1)
+    return np.clip(1 - np.abs(places[:, None] - np.arange(count)), 0, None)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_float_recipe_equals_a_float64_reference(seed):
+    rng = np.random.default_rng(seed)
+    source = rng.integers(-1024, 1500, rng.integers(8, 30, 3)).astype(np.int16)
+    spacing = rng.uniform(0.4, 3.0, 3)
+    target = rng.uniform(0.6, 2.5, 3)
+    shape = tuple(int(n) for n in rng.integers(8, 40, 3))
+    recipe = RecipeSpec(spacing=tuple(target.tolist()), shape=shape)
+    want = source.astype(np.float64)
+    for axis, (n, a, b) in enumerate(zip(source.shape, spacing, target, strict=True)):
+        weights = lerp_matrix(n, max(1, int(n * (a / b))))
+        want = np.moveaxis(np.tensordot(weights, want, (1, axis)), 0, axis)
+    want = np.clip(want, -1000, 1000) / 1000
+    for axis, (n, t) in enumerate(zip(want.shape, shape, strict=True)):
+        cut = max((n - t) // 2, 0)
+        want = want.take(range(cut, min(cut + t, n)), axis)
+        before = max((t - n) // 2, 0)
+        rest = [(0, 0)] * axis + [(before, max(t - n, 0) - before)] + [(0, 0)] * (2 - axis)
+        want = np.pad(want, rest, constant_values=-1)
+    placed, record = place(Volume(source, axial(spacing)), recipe)
+    assert placed.array.dtype == np.float32
+    seen = apply_window(placed.array, (-1000.0, 1000.0), onto=(-1.0, 1.0))
+    np.testing.assert_allclose(seen, want, rtol=0, atol=1e-5)
+    stored, same = normalize(Volume(source, axial(spacing)), recipe)
+    assert same == record
+    np.testing.assert_array_equal(stored.array, np.rint(placed.array))
 
 
 def test_normalize_rounds_and_clips_to_int16():
@@ -200,9 +236,178 @@ def test_slices_are_counted_along_the_patient_not_the_file():
     assert stored.shape == (40, 30, 3)
 
 
-def test_only_hu_are_normalised():
-    with pytest.raises(ValueError, match="not values of domain 'mr'"):
+@pytest.mark.parametrize(
+    ("clip_first", "want"),
+    [(None, [-1000, -1000, 1000, 1000]), ((-1000, 1000), [-1000, -500, 500, 1000])],
+)
+def test_clip_first_bounds_values_before_they_are_interpolated(clip_first, want):
+    array = np.tile(np.array([-3000, 3000], np.int16), (3, 2, 1))
+    recipe = RecipeSpec(size=(3, 2, 4), clip_first=clip_first, min_slices=1)
+    stored, _ = normalize(Volume(array, axial((1, 1, 1))), recipe)
+    seen = apply_window(stored.array, recipe.window, onto=(-1000.0, 1000.0))
+    np.testing.assert_allclose(seen[1, 1], want, atol=1e-3)
+
+
+def body_and_table():
+    """Return air with a block of tissue, voxels 4:16, 10:30, 40:70, over a table, at 4 mm."""
+    hu = np.full((20, 60, 80), -1000, np.int16)
+    hu[4:16, 10:30, 40:70] = 40
+    hu[:, 50:51, :] = 300
+    return Volume(hu, axial((4.0, 4.0, 4.0)))
+
+
+def test_body_margin_crops_to_the_body_and_is_undone():
+    volume = body_and_table()
+    recipe = RecipeSpec(spacing=(4.0, 4.0, 4.0), body_margin=8.0)
+    stored, record = normalize(volume, recipe)
+    assert record.body == ((2, 8, 38), (18, 32, 72))
+    assert (record.start, record.shape, record.lost) == ((2, 8, 38), (16, 24, 34), 0)
+    np.testing.assert_array_equal(stored.array, volume.array[2:18, 8:32, 38:72])
+    want = np.zeros(volume.shape, np.uint8)
+    want[2:18, 8:32, 38:72] = 1
+    np.testing.assert_array_equal(validity(record).array, want)
+    back = restore(stored, record, fill=-777)
+    np.testing.assert_array_equal(back.array, np.where(want, volume.array, -777))
+
+
+def test_body_margin_before_a_shape_pads_what_it_cut_off():
+    volume = body_and_table()
+    stored, record = normalize(volume, RecipeSpec(body_margin=4.0, shape=(20, 40, 20)))
+    # The body and 1 voxel: 3:17, 9:31, 39:71 of 14 x 22 x 32; 3 and 9 voxels before, 6 cut.
+    assert record.start == (0, 0, 45)
+    assert Record.model_validate_json(record.model_dump_json()) == record
+    held = np.zeros(volume.shape, bool)
+    held[3:17, 9:31, 45:65] = True
+    padded = np.where(held, volume.array, -1024)[0:20, 0:40, 45:65]
+    np.testing.assert_array_equal(stored.array, padded)
+    assert record.lost == pytest.approx(1 - 20 / 30)
+    np.testing.assert_array_equal(validity(record).array, held)
+    back = restore(stored, record, fill=-777)
+    np.testing.assert_array_equal(back.array, np.where(held, volume.array, -777))
+
+
+def test_body_box_does_not_cut_a_body_between_coarse_voxels():
+    hu = np.full((20, 40, 60), -1000, np.int16)
+    hu[2:18, 6:35, 7:50] = 0
+    start, stop = body_box(Volume(hu, axial((4.0, 1.0, 1.0))), 0.0)
+    assert (np.array(start) <= (2, 6, 7)).all()
+    assert (np.array(stop) >= (18, 35, 50)).all()
+    assert (np.array(start) > (1, 1, 2)).all()
+    assert (np.array(stop) < (20, 40, 55)).all()
+
+
+def test_padding_takes_no_part_in_the_way_back():
+    tissue = Volume(np.full((12, 30, 30), 40, np.int16), axial((2.0, 0.5, 0.5)))
+    stored, record = normalize(tissue, RecipeSpec(spacing=(4.0, 2.0, 2.0), shape=(10, 12, 12)))
+    assert (stored.array[:, 0] == -1024).all()
+    back = restore(stored, record)
+    assert set(np.unique(back.array[validity(record).array == 1]).tolist()) == {40}
+
+
+MR = RecipeSpec(domain="mr", percentiles=(1.0, 99.0), shape=(12, 8, 12), min_slices=1)
+
+
+def mr(array):
+    return Volume(array, axial((1.0, 1.0, 1.0)), "mr")
+
+
+def test_mr_keeps_its_values_and_its_window():
+    array = np.zeros((10, 10, 10), np.int16)
+    array[:, 1:] = np.arange(1, 901).reshape(10, 9, 10)
+    array[9, 9, 9] = 30000
+    stored, record = normalize(mr(array), MR)
+    assert stored.array.dtype == np.int16
+    assert stored.domain == "mr"
+    # Above 0: 1 to 899 and 30000; 1 % and 99 % of 899 steps lie at 8.99 and 890.01.
+    assert record.window == pytest.approx((9.99, 891.01))
+    np.testing.assert_array_equal(stored.array[1:11, :, 1:11], array[:, 1:9])
+    assert (stored.array[0] == 0).all()
+    # Rows 0 and 9 are cut off; row 0 is 0 and counts for nothing.
+    assert record.lost == pytest.approx(1 / 9)
+    placed, same = place(mr(array), MR)
+    assert same == record
+    np.testing.assert_array_equal(placed.array, stored.array)
+
+
+@pytest.mark.parametrize(
+    ("array", "dtype", "pad"),
+    [
+        (np.array([5, 6, 70], np.uint16), np.int16, 0),
+        (np.array([-7, 6, 70], np.int32), np.int16, -7),
+        (np.array([0, 6, 70000], np.int32), np.float32, 0),
+        (np.array([-0.5, 0.25, 1.5], np.float32), np.float32, -0.5),
+    ],
+    ids=["uint16", "negative", "wide", "float"],
+)
+def test_mr_is_stored_as_its_source_needs(array, dtype, pad):
+    stored, _ = normalize(mr(np.tile(array, (3, 3, 1))), MR)
+    assert stored.array.dtype == dtype
+    assert stored.array[0, 0, 0] == pad
+    np.testing.assert_array_equal(stored.array[5, 4, 4:7], array)
+
+
+@pytest.mark.parametrize("value", [-3, 0, 7])
+def test_mr_without_contrast_is_refused(value):
+    with pytest.raises(VolumeError, match="no window; drop it from the catalog") as caught:
+        normalize(mr(np.full((4, 4, 4), value, np.int16)), MR)
+    assert caught.value.reason == "NO_CONTRAST"
+
+
+@pytest.mark.parametrize("domain", ["window8", "uint8"])
+def test_eight_bit_values_stay_eight_bit(domain):
+    array = np.tile(np.array([0, 101, 255], np.uint8), (2, 2, 1))
+    window = (0.0, 255.0)
+    wide = RecipeSpec(domain=domain, window=window, size=(2, 2, 6), min_slices=1)
+    stored, record = normalize(Volume(array, axial((1, 1, 1)), domain), wide)
+    assert stored.array.dtype == np.uint8
+    # 25.25, 75.75, 139.5 and 216.5: the nearest whole number, halves to the even one.
+    assert stored.array[0, 0].tolist() == [0, 25, 76, 140, 216, 255]
+    assert (record.window, record.lost) == (None, 0)
+    padded = RecipeSpec(domain=domain, window=window, shape=(2, 4, 2), min_slices=1)
+    stored, record = normalize(Volume(array, axial((1, 1, 1)), domain), padded)
+    assert stored.array[0].tolist() == [[0, 0], [0, 101], [0, 101], [0, 0]]
+    assert record.lost == pytest.approx(1 / 2)
+
+
+def test_a_recipe_of_another_domain_refuses_a_volume():
+    with pytest.raises(VolumeError, match=r"domain is 'mr', the recipe's 'hu'") as caught:
         normalize(Volume(np.zeros((9, 9, 9), np.int16), np.eye(4), "mr"), RecipeSpec())
+    assert caught.value.reason == "WRONG_DOMAIN"
+
+
+def test_values_beyond_eight_bits_are_refused():
+    recipe = RecipeSpec(domain="uint8", window=(0, 255))
+    wide = Volume(np.full((9, 9, 9), 300, np.int16), np.eye(4), "uint8")
+    with pytest.raises(VolumeError, match="values from 300 to 300, wanted 0 to 255") as caught:
+        normalize(wide, recipe)
+    assert caught.value.reason == "NOT_8_BIT"
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "resampled", "start", "spacing"),
+    [
+        ("btb3d", (241, 512, 512), (217, 465, 465), (-12, -23, -23), (1.5, 0.75, 0.75)),
+        ("ctclip", (240, 480, 480), (217, 465, 465), (-11, -7, -7), (1.5, 0.75, 0.75)),
+        ("mae256", (256, 256, 256), (256, 256, 256), (0, 0, 0), (1.27, 1.36, 1.36)),
+        ("vlm64", (64, 512, 512), (54, 465, 465), (-5, -23, -23), (6.04, 0.75, 0.75)),
+    ],
+)
+def test_published_recipes_on_a_real_sized_grid(repository, name, shape, resampled, start, spacing):
+    config = load_config(yaml.safe_load((repository / "config.yaml").read_text()), {})
+    recipe = config.recipes[name]
+    plane = np.full((512, 512), -1000, np.int16)
+    plane[100:400, 50:450] = 40
+    # 326.25 x 349.184 x 349.184 mm
+    scan = Volume(np.broadcast_to(plane, (261, 512, 512)), axial((1.25, 0.682, 0.682)))
+    stored, record = normalize(scan, recipe)
+    assert (stored.shape, stored.array.dtype) == (shape, np.int16)
+    assert (record.resampled_shape, record.start, record.lost) == (resampled, start, 0)
+    assert stored.spacing == pytest.approx(spacing, rel=0.01)
+    seen = apply_window(stored.array[shape[0] // 2], recipe.window, onto=recipe.range)
+    low, high = recipe.window
+    tissue = recipe.range[0] + (40 - low) / (high - low) * (recipe.range[1] - recipe.range[0])
+    assert seen[shape[1] // 2, shape[2] // 2] == pytest.approx(tissue, abs=1e-6)
+    assert recipe.range[0] <= seen.min() <= seen.max() <= recipe.range[1]
 
 
 def test_four_files_of_one_phantom_give_one_array(tmp_path, phantom, write_slice):

@@ -1,10 +1,21 @@
 import itertools
+from fractions import Fraction
 
 import numpy as np
 import pytest
 import SimpleITK
+import torch
+from torch.nn import functional as F
 
-from ct3dlib.scan.resample import covered, resample, resample_to, resize, straighten
+from ct3dlib.scan.resample import (
+    Rounding,
+    covered,
+    resample,
+    resample_to,
+    resampled_shape,
+    resize,
+    straighten,
+)
 from ct3dlib.scan.volume import Volume
 
 AXIAL = np.array([[0, 0, 0.7, -5], [0, 0.8, 0, 6], [2.5, 0, 0, 7], [0, 0, 0, 1.0]])
@@ -59,6 +70,46 @@ def test_resample_forgives_a_spacing_that_was_once_float32():
     spacing = float(np.float32(0.7)) * (1 - 1e-7)
     volume = Volume(np.zeros((500, 1, 1), np.int16), np.diag([spacing, 1, 1, 1]))
     assert resample(volume, (0.7, 1.0, 1.0)).shape == (500, 1, 1)
+
+
+@pytest.mark.parametrize("matrix", [512, 768, 1024])
+def test_sizes_of_real_scans_are_cut_off_as_exact_fractions_are(matrix):
+    # CT-RATE: 144 to 500 mm of view on 512, 768 or 1024 rows; slices of 0.5 to 3 mm, 100 to 1617.
+    def scan(count, spacing, length):
+        array = np.broadcast_to(np.int16(0), (count, length, length))
+        return Volume(array, np.diag([float(spacing), 1, 1, 1]))
+
+    for millimetres in range(144, 501):
+        spacing = Fraction(millimetres, matrix)
+        found = resampled_shape(scan(matrix, spacing, 1), (0.75, 1.0, 1.0))
+        assert found == (int(matrix * spacing / Fraction(3, 4)), 1, 1)
+    for spacing in map(Fraction, ("0.5", "0.625", "0.7", "0.75", "0.8", "1", "1.25", "1.5", "3")):
+        for count in range(100, 1618, 7):
+            found = resampled_shape(scan(count, spacing, 1), (1.5, 1.0, 1.0))
+            assert found == (int(count * spacing / Fraction(3, 2)), 1, 1)
+
+
+@pytest.mark.parametrize("size", [(9, 11, 12), (31, 29, 40), (21, 30, 35), (7, 30, 35), (1, 1, 1)])
+@pytest.mark.parametrize("axes", [(0, 1, 2), (2, 0, 1)])
+def test_resize_by_planes_equals_one_trilinear_pass(size, axes):
+    whole = np.random.default_rng(4).integers(-1024, 3072, (21, 30, 35)).astype(np.int16)
+    view = whole.transpose(axes)[::-1, :, ::-1]
+    batch = torch.from_numpy(view.astype(np.float64))[None, None]
+    want = F.interpolate(batch, size=size, mode="trilinear", align_corners=False)[0, 0].numpy()
+    found = resize(Volume(view, AXIAL), size)
+    assert found.array.dtype == np.float32
+    np.testing.assert_allclose(found.array, want, rtol=0, atol=1e-3)
+    rounded = resize(Volume(view, AXIAL), size, rounding=Rounding(np.int16, -1000, 2000))
+    assert rounded.array.dtype == np.int16
+    np.testing.assert_array_equal(rounded.array, np.rint(found.array).clip(-1000, 2000))
+
+
+def test_resize_clips_before_it_interpolates():
+    row = np.array([-3000, 3000], np.int16).reshape(1, 1, 2)
+    volume = Volume(row, np.eye(4))
+    clipped = resize(volume, (1, 1, 4), clip_first=(-1000.5, 1000.5))
+    assert clipped.array.ravel().tolist() == [-1000.5, -500.25, 500.25, 1000.5]
+    assert row.ravel().tolist() == [-3000, 3000]
 
 
 def test_resample_refuses_spacing_zero():

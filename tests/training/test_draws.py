@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ct3dlib.training.draws import _mix, seed_of, uniform
+from ct3dlib.training.draws import _mix, normal, seed_of, uniform
 
 BITS = (1 << 64) - 1
 GOLDEN = 0x9E3779B97F4A7C15
@@ -47,6 +47,25 @@ def test_uniform_is_uniform_over_seeds_places_and_streams():
         rows = numbers.transpose(0, axis).flatten(1)[:5]
         off = torch.corrcoef(rows) - torch.eye(len(rows))
         assert off.abs().max() < 4 * rows.shape[1] ** -0.5
+
+
+def test_normal_is_box_and_muller_of_the_uniform_numbers():
+    u = uniform(torch.tensor([9]), (2, 2), 3)[0].double()
+    radius = (-2 * (1 - u[0]).log()).sqrt()
+    wanted = [radius * (2 * torch.pi * u[1]).cos(), radius * (2 * torch.pi * u[1]).sin()]
+    found = normal(torch.tensor([9]), (3,), 3)[0]  # an odd number: the fourth is not taken
+    torch.testing.assert_close(found.double(), torch.cat(wanted)[:3], atol=1e-6, rtol=0)
+
+
+def test_normal_is_normal():
+    numbers = normal(torch.arange(2000), (5, 11))
+    assert numbers.shape == (2000, 5, 11)
+    assert torch.isfinite(numbers).all()
+    # 110,000 draws: the standard errors of mean and variance are 0.003 and 0.0043.
+    assert numbers.mean().item() == pytest.approx(0, abs=0.012)
+    assert numbers.var().item() == pytest.approx(1, abs=0.017)
+    inside = (numbers.abs() < 1.96).float().mean().item()
+    assert inside == pytest.approx(0.95, abs=0.003)
 
 
 def test_seeds_differ_by_every_part_and_are_stable():

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from ct3dlib.cohort.store import StoredArray, StoredVolume, create_store, write_node
-from ct3dlib.training.items import CropItems, WholeItems
+from ct3dlib.training import loader
+from ct3dlib.training.items import CropItems, GridItems, WholeItems
+from tests.contracts.objective_cases import spec_of
 
 WINDOW, RANGE = (-1000.0, 1000.0), (-1.0, 1.0)
 
@@ -26,6 +28,18 @@ def volumes(tmp_path: Path) -> list[StoredVolume]:
 
 def _crops(volumes: list[StoredVolume], crop: tuple[int, int, int]) -> CropItems:
     return CropItems(volumes, crop=crop, window=WINDOW, range=RANGE)
+
+
+def _grid(
+    volumes: list[StoredVolume],
+    patch: tuple[int, int, int],
+    stride: tuple[int, int, int] | None = None,
+) -> GridItems:
+    return GridItems(volumes, patch=patch, stride=stride or patch, window=WINDOW, range=RANGE)
+
+
+def _patches(items: GridItems) -> list[dict[str, torch.Tensor]]:
+    return [items.item(i, np.random.default_rng(0)) for i in range(len(items))]
 
 
 def test_a_crop_is_a_box_of_the_volume_in_the_range(volumes):
@@ -77,8 +91,10 @@ def test_the_key_names_contents_and_settings(volumes):
         _crops(volumes[:1], (3, 4, 5)).key,
         CropItems(volumes, crop=(3, 4, 5), window=(-1.0, 1.0), range=RANGE).key,
         WholeItems(volumes[:1], window=WINDOW, range=RANGE).key,
+        _grid(volumes, (3, 4, 5)).key,
+        _grid(volumes, (3, 4, 5), (3, 4, 4)).key,
     }
-    assert len(keys) == 5
+    assert len(keys) == 7
 
 
 def test_whole_items_are_whole(volumes):
@@ -91,3 +107,83 @@ def test_whole_items_are_whole(volumes):
 def test_whole_items_of_two_shapes_are_refused(volumes):
     with pytest.raises(ValueError, match=r"a has \(6, 9, 12\), b has \(5, 8, 7\); give their"):
         WholeItems(volumes, window=WINDOW, range=RANGE)
+
+
+def test_a_grid_has_the_patches_that_cover_each_volume(volumes):
+    items = _grid(volumes, (4, 4, 5))
+    # ceil(6/4, 9/4, 12/5) = 2, 3, 3 and ceil(5/4, 8/4, 7/5) = 2, 2, 2
+    assert [items.grid(volume) for volume in volumes] == [(2, 3, 3), (2, 2, 2)]
+    assert len(items) == 18 + 8
+    assert items.place(0) == (0, (0, 0, 0))
+    assert items.place(5) == (0, (0, 4, 10))
+    assert items.place(17) == (0, (4, 8, 10))
+    assert items.place(18) == (1, (0, 0, 0))
+    assert items.place(25) == (1, (4, 4, 5))
+
+
+def test_overlapping_patches_stop_where_the_volume_is_covered(volumes):
+    items = _grid(volumes[:1], (4, 4, 12), (1, 3, 12))
+    # Starts 0 1 2 along D, 0 3 6 along H (6 + 4 > 9: padded), 0 along W.
+    assert items.grid(volumes[0]) == (3, 3, 1)
+    starts = [tuple(p["start"].tolist()) for p in _patches(items)]
+    assert starts == [(d, h, 0) for d in (0, 1, 2) for h in (0, 3, 6)]
+
+
+def test_patches_side_by_side_hold_every_voxel_once(volumes):
+    items = _grid(volumes, (4, 4, 5))
+    found = [np.full(volume.shape, np.nan) for volume in volumes]
+    for patch in _patches(items):
+        assert patch["volume"].shape == patch["valid"].shape == (1, 4, 4, 5)
+        valid = patch["valid"][0].numpy()
+        values = patch["volume"][0].numpy()
+        assert (values[~valid] == -1).all()
+        target = found[int(patch["volume_index"])]
+        places = np.argwhere(valid) + patch["start"].numpy()
+        assert np.isnan(target[tuple(places.T)]).all()  # nobody was here before
+        target[tuple(places.T)] = values[valid]
+    for volume, values in zip(volumes, found, strict=True):
+        np.testing.assert_allclose(values * 1000, volume.read(), atol=1e-3)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_an_epoch_holds_every_patch_once(volumes, monkeypatch, workers, ranks):
+    items = _grid(volumes, (4, 4, 5), (2, 4, 4))  # 2 3 3 and 2 2 2 patches: 26 = 13 x 2
+    monkeypatch.setattr(loader, "world_size", lambda: ranks)
+    spec = spec_of(steps=13, batch_size=2, micro_batch_size=1, num_workers=workers)
+    found = []
+    for rank in range(ranks):
+        monkeypatch.setattr(loader, "rank", lambda rank=rank: rank)
+        for micro_batches in loader.batches(items, spec, first_step=0):
+            for batch in micro_batches:
+                rows = zip(batch["volume_index"].tolist(), batch["start"].tolist(), strict=True)
+                found += [(which, *start) for which, start in rows]
+    wanted = [(which, *start) for which, start in map(items.place, range(len(items)))]
+    assert sorted(found) == sorted(wanted)
+    assert len(set(wanted)) == 26
+
+
+def test_a_grid_with_gaps_is_refused(volumes):
+    with pytest.raises(ValueError, match=r"stride \(4, 4, 6\) leaves gaps .* lower it to at most"):
+        _grid(volumes, (4, 4, 5), (4, 4, 6))
+    assert len(_grid([], (4, 4, 5))) == 0
+
+
+def test_mr_is_seen_through_the_window_of_each_volume(tmp_path):
+    store = tmp_path / "0000.zarr"
+    create_store(store, "volumes")
+    array = np.arange(8, dtype=np.int16).reshape(2, 2, 2) * 100
+    found = []
+    for name, domain, window in (("mr", "mr", [0.0, 700.0]), ("ct", "hu", None)):
+        ct3d = {"domain": domain, "record": {"window": window}}
+        sha256 = write_node(store, f"{name}@0", array, attributes={"ct3d": ct3d})
+        found.append(StoredVolume(name, StoredArray(store, f"{name}@0"), (2, 2, 2), sha256))
+    assert [volume.own_window for volume in found] == [(0.0, 700.0), None]
+    for make in (
+        CropItems(found, crop=(2, 2, 2), window=WINDOW, range=(0.0, 1.0)),
+        WholeItems(found, window=WINDOW, range=(0.0, 1.0)),
+        GridItems(found, patch=(2, 2, 2), stride=(2, 2, 2), window=WINDOW, range=(0.0, 1.0)),
+    ):
+        mr, ct = (make.item(i, np.random.default_rng(0))["volume"].flatten() for i in (0, 1))
+        np.testing.assert_allclose(mr.numpy(), np.arange(8) / 7, atol=1e-6)
+        np.testing.assert_allclose(ct.numpy(), 0.5 + np.arange(8) * 0.05, atol=1e-6)

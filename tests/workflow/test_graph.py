@@ -112,6 +112,20 @@ def test_stored_volumes_are_hu_in_the_window_of_the_format(finished):
         assert np.median(array[:, 18:22, 20:28]) > -200  # the mediastinum is soft tissue
 
 
+def test_stores_are_measured_and_drawn(finished):
+    found = json.loads((finished / "data/volumes/chest/statistics.json").read_text())
+    catalog = pd.read_parquet(finished / "data/catalog/ct_rate.parquet")
+    whole = found["splits"]["all"]
+    assert (whole["series"], whole["rejected"]) == (len(catalog), 4)
+    assert whole["stored"] == found["disk"]["volumes"] == len(catalog) - 4
+    assert found["duplicates"] == []
+    sheets = (finished / "results/qc/chest").rglob("*.png")
+    assert sorted(str(p.relative_to(finished / "results/qc/chest")) for p in sheets) == [
+        *("train/0000.png", "train/0001.png"),
+        *("tune/0000.png", "valid/0000.png", "valid/0001.png"),
+    ]
+
+
 def test_metric_files_have_their_keys(finished):
     reconstruction = json.loads((finished / "metrics/reconstruction.json").read_text())
     valid = reconstruction["lfq"]["valid"]
