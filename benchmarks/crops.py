@@ -9,7 +9,6 @@ The second part counts the crops per second that come out of the training loader
 """
 
 import argparse
-import json
 import os
 import statistics
 import tempfile
@@ -23,7 +22,7 @@ from typing import Any
 import nibabel
 import numpy as np
 import torch
-from ingest import commit, machine, write_phantom
+from ingest import commit, machine, publish, write_phantom
 from torch import Tensor
 
 from ct3dlib.cohort.store import StoredArray, StoredVolume, create_store, write_node
@@ -190,12 +189,7 @@ def main() -> None:
         if not args.scan:
             write_phantom(scan, tuple(args.shape))
         records = compare(scan, folder, args.crops)
-    print("| claim | ct3d | peer | unit | ratio |\n|---|---|---|---|---|")
-    for record in records:
-        print("| {name} | {ours} | {peer} | {unit} | {ratio} |".format(**record))
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(records, indent=2) + "\n")
+    publish(records, args.json)
 
 
 if __name__ == "__main__":

@@ -199,6 +199,16 @@ def compare(scan: Path, rounds: int) -> list[dict[str, Any]]:
     return [{**record, "machine": machine(), "commit": commit()} for record in records]
 
 
+def publish(records: list[dict[str, Any]], path: Path | None) -> None:
+    """Print the records as a table and, where a path is given, write them there as JSON."""
+    print("| claim | ct3d | peer | unit | ratio |\n|---|---|---|---|---|")
+    for record in records:
+        print("| {name} | {ours} | {peer} | {unit} | {ratio} |".format(**record))
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(records, indent=2) + "\n")
+
+
 def main() -> None:
     """Print the table and write the records."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -218,12 +228,7 @@ def main() -> None:
         else:
             write_phantom(scan, tuple(args.shape))
         records = compare(scan, args.rounds)
-    print("| claim | ct3d | peer | unit | ratio |\n|---|---|---|---|---|")
-    for record in records:
-        print("| {name} | {ours} | {peer} | {unit} | {ratio} |".format(**record))
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(records, indent=2) + "\n")
+    publish(records, args.json)
 
 
 if __name__ == "__main__":

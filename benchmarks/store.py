@@ -8,7 +8,6 @@ float32 in [-1, 1], median of some rounds: warm from the page cache, cold from t
 """
 
 import argparse
-import json
 import logging
 import os
 import statistics
@@ -21,7 +20,7 @@ from threading import Event, Thread
 from typing import Any
 
 import numpy as np
-from ingest import SHAPE, TARGET, commit, machine, write_phantom
+from ingest import SHAPE, TARGET, commit, machine, publish, write_phantom
 
 from ct3dlib.cohort import durable
 from ct3dlib.cohort.packing import pack_indices
@@ -244,12 +243,7 @@ def main() -> None:
         records += reads(table, folder, args.rounds)
         records += [durability(table, folder, args.rounds), sheet(table)]
         records += files(folder)
-    print("| claim | ct3d | peer | unit | ratio |\n|---|---|---|---|---|")
-    for entry in records:
-        print("| {name} | {ours} | {peer} | {unit} | {ratio} |".format(**entry))
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(records, indent=2) + "\n")
+    publish(records, args.json)
 
 
 if __name__ == "__main__":
