@@ -46,5 +46,5 @@ rule catalog:
         code=fingerprint("workflow_scripts.make_catalog"),
     shell:
         "{PYTHON} -m workflow_scripts.make_catalog --spec {params.spec:q} --root {RAW_ROOT:q}"
-        " --assignments data/catalog/assignments.json --catalog {output.catalog}"
+        " --private {PRIVATE} --assignments data/catalog/assignments.json --catalog {output.catalog}"
         " --shards data/catalog/shards > {log} 2>&1"

@@ -21,6 +21,8 @@ except ConfigError as error:
     raise WorkflowError(f"config.yaml with its preset:\n{error}")
 RAW_ROOT = CONFIG.raw_root
 DATASET = CONFIG.catalog.dataset
+# The key of the pseudonyms and what they stand for; what a run publishes lies elsewhere.
+PRIVATE = "data/private"
 PYTHON = shlex.quote(sys.executable)
 
 

@@ -39,5 +39,5 @@ if CONFIG.phantom is not None:
             code=fingerprint("workflow_scripts.evaluate_regions"),
         shell:
             "{PYTHON} -m workflow_scripts.evaluate_regions --spec {params.spec:q} --root {RAW_ROOT:q}"
-            " --catalog {input.catalog} --regions {input.regions} --metrics {output.metrics}"
+            " --private {PRIVATE} --catalog {input.catalog} --regions {input.regions} --metrics {output.metrics}"
             " > {log} 2>&1"

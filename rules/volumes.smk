@@ -20,4 +20,5 @@ rule volumes:
         code=fingerprint("ct3dlib.cohort.shard"),
     shell:
         "{PYTHON} -m workflow_scripts.store_volumes --spec {params.spec:q} --code {params.code}"
-        " --root {RAW_ROOT:q} --rows {input.rows} --status {output.status} > {log} 2>&1"
+        " --root {RAW_ROOT:q} --private {PRIVATE} --rows {input.rows} --status {output.status}"
+        " > {log} 2>&1"

@@ -3,6 +3,7 @@
 from argparse import Namespace
 
 from ct3dlib.cohort.catalog import write_catalog
+from ct3dlib.cohort.pseudonyms import Pseudonyms
 from ct3dlib.cohort.split import load_assignments, save_assignments
 from ct3dlib.config import CatalogSpec
 from ct3dlib.datasets import build_catalog
@@ -11,9 +12,11 @@ from workflow_scripts.step import Arguments, run
 
 def main(args: Namespace) -> None:
     """Write the catalog, its shards and the assignments that later runs keep."""
-    frame = build_catalog(args.root, args.spec, previous=load_assignments(args.assignments))
+    previous = load_assignments(args.assignments)
+    names = Pseudonyms(args.private / "key", previous.key)
+    frame = build_catalog(args.root, args.spec, names=names, previous=previous)
     splits = dict(zip(frame["patient"], frame["split"], strict=True))
-    save_assignments(args.assignments, splits, spec=args.spec)
+    save_assignments(args.assignments, splits, spec=args.spec, key=names.fingerprint)
     write_catalog(frame, args.catalog, shard_dir=args.shards, shards=args.spec.shards)
 
 
@@ -22,5 +25,5 @@ if __name__ == "__main__":
         main,
         Arguments(description=__doc__)
         .spec(CatalogSpec)
-        .paths("root", "assignments", "catalog", "shards"),
+        .paths("root", "private", "assignments", "catalog", "shards"),
     )

@@ -11,7 +11,14 @@ from workflow_scripts.step import Arguments, run
 def main(args: Namespace) -> None:
     """Store the shard."""
     rows = read_catalog(args.rows)
-    store_shard(rows, args.root, recipe=args.spec, code=args.code, status=args.status)
+    store_shard(
+        rows,
+        args.root,
+        recipe=args.spec,
+        code=args.code,
+        status=args.status,
+        private=args.private,
+    )
 
 
 if __name__ == "__main__":
@@ -19,6 +26,6 @@ if __name__ == "__main__":
         main,
         Arguments(description=__doc__)
         .spec(RecipeSpec)
-        .paths("root", "rows", "status")
+        .paths("root", "private", "rows", "status")
         .text("code"),
     )

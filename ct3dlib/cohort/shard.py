@@ -4,7 +4,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -12,6 +12,7 @@ import pandas as pd
 from ct3dlib.cohort.catalog import without_root
 from ct3dlib.cohort.histogram import summarize
 from ct3dlib.cohort.ome import multiscales
+from ct3dlib.cohort.private import RawRoot, raw_root
 from ct3dlib.cohort.stage import OpenShard, Row, fill_shard
 from ct3dlib.cohort.store import key_of, records, write_node
 from ct3dlib.config import RecipeSpec
@@ -50,7 +51,13 @@ _PROVENANCE = (
 
 
 def store_shard(
-    rows: pd.DataFrame, root: Path, *, recipe: RecipeSpec, code: str, status: Path
+    rows: pd.DataFrame,
+    root: Path,
+    *,
+    recipe: RecipeSpec,
+    code: str,
+    status: Path,
+    private: Path | None = None,
 ) -> pd.DataFrame:
     """Store every series of a shard and write its status table.
 
@@ -63,6 +70,7 @@ def store_shard(
         recipe: How volumes are normalised.
         code: Fingerprint of the code that does it.
         status: Where the status table goes; the store lies beside it.
+        private: Folder of the table that says which files a pseudonymised catalog means.
 
     Returns:
         The status table: exactly one row per row of `rows`, in the same order.
@@ -72,12 +80,13 @@ def store_shard(
         StoreError: The store holds something else, or does not read back what was written.
     """
     listed = records(rows)
+    raw = raw_root(root, rows["volume"].tolist(), private=private)
 
     def make_row(row: Row, shard: OpenShard) -> Row:
-        found = _store_row(row, root, recipe=recipe, code=code, shard=shard)
+        found = _store_row(row, raw, recipe=recipe, code=code, shard=shard)
         if not found["reason"].startswith("FILE_") or row["problem"]:
             return found
-        _check_root(listed, root)
+        _check_root(listed, raw)
         if found["reason"] != "FILE_MISSING":
             return found
         way_out = f"once it is there, delete {status} and run again"
@@ -86,27 +95,36 @@ def store_shard(
     return fill_shard(listed, make_row, status=status, kind="volumes", columns=COLUMNS)
 
 
-def _check_root(rows: Sequence[Row], root: Path) -> None:
+def _check_root(rows: Sequence[Row], raw: RawRoot) -> None:
     """Refuse a root that is away: a network disk that is gone a moment must not reject a shard.
 
     Args:
         rows: The shard's slice of the catalog.
-        root: Folder that the rows' sources are relative to.
+        raw: Where the rows' sources are.
 
     Raises:
         DatasetError: The root is no folder, or none of the sources is there.
     """
+    root = raw.folder
     if not root.is_dir():
         raise DatasetError(f"{root}: no such folder; mount it, or correct raw_root, and run again")
-    sources = [s for row in rows if not row["problem"] for s in row["sources"] if not _leaves(s)]
-    if sources and not any((root / source).exists() for source in sources):
+    sources = [source for row in rows if not row["problem"] for source in row["sources"]]
+    if sources and not any(_is_there(source, raw) for source in sources):
         raise DatasetError(
             f"{root}: none of the shard's {len(sources)} files is there ({sources[0]}, ...); mount "
             f"it and run again, or build the catalog again if they are gone for good"
         )
 
 
-def _store_row(row: Row, root: Path, *, recipe: RecipeSpec, code: str, shard: OpenShard) -> Row:
+def _is_there(source: str, raw: RawRoot) -> bool:
+    """Return whether the file of a source is there; one that points elsewhere is not looked for."""
+    try:
+        return raw.path(source).exists()
+    except VolumeError:
+        return False
+
+
+def _store_row(row: Row, raw: RawRoot, *, recipe: RecipeSpec, code: str, shard: OpenShard) -> Row:
     """Return the status row of one series, stored or rejected."""
     volume = row["volume"]
     made_by = recipe.model_dump(mode="json", exclude={"window", "range"})
@@ -119,7 +137,7 @@ def _store_row(row: Row, root: Path, *, recipe: RecipeSpec, code: str, shard: Op
         _check_domain(row, recipe)
         shard.ensure(
             node,
-            lambda: _store_volume(row, root, recipe=recipe, store=shard.store, node=node),
+            lambda: _store_volume(row, raw, recipe=recipe, store=shard.store, node=node),
         )
         return _status_row(volume, shard.store, node)
     except VolumeError as error:
@@ -130,7 +148,7 @@ def _store_row(row: Row, root: Path, *, recipe: RecipeSpec, code: str, shard: Op
             "volume": volume,
             "status": "rejected",
             "reason": error.reason,
-            "message": _message(row, without_root(str(error), root)),
+            "message": _message(row, error, raw),
             "shape": None,
             "spacing": None,
             "lost": float("nan"),
@@ -147,16 +165,22 @@ def _check_domain(row: Row, recipe: RecipeSpec) -> None:
         )
 
 
-def _message(row: Row, message: str) -> str:
-    """Return a message that names a file of the series, as those from below the readers do not."""
+def _message(row: Row, error: VolumeError, raw: RawRoot) -> str:
+    """Return a message that names a file of the series, as those from below the readers do not.
+
+    Of a pseudonymised series the message stays in the log.
+    """
     sources = list(row["sources"])
+    if raw.hides(sources[0]):
+        return f"{sources[0]}: {error.reason}; the log says more"
+    message = without_root(str(error), raw.folder)
     named = any(source in message for source in sources)
     return message if named else f"{sources[0]}: {message}"
 
 
-def _store_volume(row: Row, root: Path, *, recipe: RecipeSpec, store: Path, node: str) -> None:
+def _store_volume(row: Row, raw: RawRoot, *, recipe: RecipeSpec, store: Path, node: str) -> None:
     """Read, rescale, normalise and write one series."""
-    reading = read_series(row, root)
+    reading = read_series(row, raw)
     source, state, evidence = _settled(reading, row, recipe)
     volume, record = normalize(source, recipe)
     facts = {**reading.facts, **evidence}
@@ -188,25 +212,17 @@ def _settled(
     return hu.volume, hu.state, hu.evidence
 
 
-def read_series(row: Mapping[str, Any], root: Path) -> Reading:
+def read_series(row: Mapping[str, Any], raw: RawRoot) -> Reading:
     """Read the series of a catalog row.
 
     Raises:
-        VolumeError: The series cannot be read, or a source points out of `root`.
+        VolumeError: The series cannot be read, or a source points out of the raw root.
+        StoreError: The files behind the row's pseudonyms are not known.
         ValueError: The row is of a kind that nobody reads.
     """
-    for source in row["sources"]:
-        if _leaves(source):
-            raise VolumeError("UNSAFE_PATH", f"{source}: points out of {root}; correct the catalog")
-    reading = _read(row, [root / source for source in row["sources"]])
+    reading = _read(row, [raw.path(source) for source in row["sources"]])
     # NIfTI, NRRD and MetaImage hold values of any meaning: the catalog knows which.
     return replace(reading, volume=replace(reading.volume, domain=row["domain"]))
-
-
-def _leaves(source: str) -> bool:
-    """Return whether a source points out of the raw root."""
-    pure = PurePosixPath(source)
-    return pure.is_absolute() or ".." in pure.parts
 
 
 def _read(row: Mapping[str, Any], paths: list[Path]) -> Reading:

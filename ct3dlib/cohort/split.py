@@ -177,11 +177,13 @@ class Assignments:
         patients: Split by patient.
         drawn: What they were drawn with, see `drawn_with`; empty where nobody was assigned yet.
         path: Where they are kept, for messages.
+        key: Fingerprint of the key that patients are named with, where one was needed.
     """
 
     patients: Mapping[str, Split] = field(default_factory=dict)
     drawn: Mapping[str, int | float] = field(default_factory=dict)
     path: Path = Path("assignments.json")
+    key: str | None = None
 
 
 def drawn_with(spec: CatalogSpec) -> dict[str, int | float]:
@@ -238,16 +240,20 @@ def load_assignments(path: Path) -> Assignments:
             f"{path}: not seed, tune, valid and patients with {', '.join(SPLITS)}; restore it, or "
             f"delete it to draw anew"
         )
-    return Assignments(patients, {name: found[name] for name in _DRAWN_WITH}, path)
+    drawn = {name: found[name] for name in _DRAWN_WITH}
+    return Assignments(patients, drawn, path, found.get("key"))
 
 
-def save_assignments(path: Path, splits: Mapping[str, Split], *, spec: CatalogSpec) -> None:
-    """Write the splits of patients and what they were drawn with.
+def save_assignments(
+    path: Path, splits: Mapping[str, Split], *, spec: CatalogSpec, key: str | None = None
+) -> None:
+    """Write the splits of patients, what they were drawn with and the key's fingerprint.
 
     Patients of an earlier catalog that are gone keep their entry.
     """
     content = {
         **drawn_with(spec),
+        **({"key": key} if key else {}),
         "patients": {**load_assignments(path).patients, **splits},
     }
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -30,7 +30,7 @@ _QUANTILES = {"min": 0, "p5": 5, "p50": 50, "p95": 95, "max": 100}
 FACTS: dict[str, Callable[[Row], bool]] = {
     "tilted": lambda facts: abs(facts.get("tilt") or 0) > _TILT,
     "interpolated": lambda facts: bool(facts.get("interpolated")),
-    "lossy": lambda facts: facts.get("lossy") == "01",
+    "lossy": lambda facts: facts.get("LossyImageCompression") == "01",
     "duplicate_slices": lambda facts: bool(facts.get("duplicates")),
     "assumed_orientation": lambda facts: bool(facts.get("assumed_orientation")),
     "spacing_differs": lambda facts: bool(

@@ -83,6 +83,10 @@ class CatalogSpec(Spec):
     min_slices: PositiveInt = Field(
         default=8, description="Slices of a volume that counts where a split must have a patient."
     )
+    pseudonymise: bool = Field(
+        default=False,
+        description="Volumes, studies, patients and files under names that only the key resolves.",
+    )
     shards: dict[Split, PositiveInt] = Field(description="Number of shards of each split.")
     seed: Seed = 0
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import pandas as pd
 
 from ct3dlib.cohort.catalog import Row, arrange, without_root
+from ct3dlib.cohort.private import hide, save_hidden
+from ct3dlib.cohort.pseudonyms import UNKEYED, Pseudonyms
 from ct3dlib.cohort.split import Assignments
 from ct3dlib.config import CatalogSpec, Dataset, Split
 from ct3dlib.datasets.brats import read_brats
@@ -21,8 +23,13 @@ from ct3dlib.errors import DatasetError
 logger = logging.getLogger(__name__)
 
 
-def read_dataset(name: Dataset, root: Path) -> Iterator[Row]:
+def read_dataset(name: Dataset, root: Path, names: Pseudonyms = UNKEYED) -> Iterator[Row]:
     """Yield a row for every series under a raw root, ids unique.
+
+    Args:
+        name: The reader.
+        root: What it lists.
+        names: Stand for what identifies a person in a header.
 
     Raises:
         DatasetError: The root, or a table that the data set needs, is missing or unreadable.
@@ -36,7 +43,7 @@ def read_dataset(name: Dataset, root: Path) -> Iterator[Row]:
         case "ct_rate":
             yield from read_ct_rate(root)
         case "folder":
-            yield from read_folder(root)
+            yield from read_folder(root, names)
         case "brats":
             yield from read_brats(root)
         case "medmnist3d":
@@ -46,22 +53,28 @@ def read_dataset(name: Dataset, root: Path) -> Iterator[Row]:
 
 
 def build_catalog(
-    root: Path, spec: CatalogSpec, *, previous: Assignments | None = None
+    root: Path,
+    spec: CatalogSpec,
+    *,
+    names: Pseudonyms = UNKEYED,
+    previous: Assignments | None = None,
 ) -> pd.DataFrame:
     """Return the catalog of a raw root, sorted by volume: one row per series found.
 
-    Headers and tables are read, voxels are not. A patient is in one split only.
+    Headers and tables are read, voxels are not. A patient is in one split only. Of a pseudonymised
+    catalog the private table is written, beside the key.
 
     Args:
         root: Folder that the rows' sources are relative to.
         spec: Reader, split and shards.
+        names: Stand for what identifies a person.
         previous: Splits of patients in earlier catalogs; they are kept.
 
     Raises:
         DatasetError: Nothing is found, a table is missing or damaged, or the patients cannot be
             split as asked.
     """
-    rows = list(read_dataset(spec.dataset, root))
+    rows = list(read_dataset(spec.dataset, root, names))
     if not rows:
         raise DatasetError(
             f"{root}: no NIfTI or DICOM series found; set raw_root (or CT3D_RAW) to the folder of "
@@ -76,6 +89,10 @@ def build_catalog(
     given: dict[str, Split] = {}
     if spec.split_csv is not None:
         rows, given = _apply(read_split_table(root / spec.split_csv), rows)
+    if spec.pseudonymise:
+        rows, hidden = hide(rows, names)
+        save_hidden(hidden, names.folder)
+        given = {names.of("patient", patient): split for patient, split in given.items()}
     return arrange(rows, spec, given=given, previous=previous or Assignments())
 
 

@@ -149,7 +149,7 @@ def _row(scan: _Scan, root: Path, *, volume: str, tables: Tables, problem: Probl
         shape=one.header.shape,
         slope=rescale and rescale.slope,
         intercept=rescale and rescale.intercept,
-        metadata=stated.text if stated else "{}",
+        metadata=stated.text if stated else one.settings,
         labels=tables.labels.get(scan.key),
         findings=report.findings,
         impressions=report.impressions,

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ct3dlib.cohort.catalog import Row
+from ct3dlib.cohort.pseudonyms import UNKEYED, Pseudonyms
 from ct3dlib.datasets.files import (
     is_itk,
     is_nifti,
@@ -21,7 +22,7 @@ from ct3dlib.datasets.listing import (
     list_nifti,
     unique_names,
 )
-from ct3dlib.datasets.patients import recognise, short_hash
+from ct3dlib.datasets.patients import recognise
 from ct3dlib.datasets.tables import (
     GEOMETRY,
     RESCALE,
@@ -35,13 +36,17 @@ from ct3dlib.scan.tree import may_be_dicom, walk
 logger = logging.getLogger(__name__)
 
 
-def read_folder(root: Path) -> Iterator[Row]:
+def read_folder(root: Path, names: Pseudonyms = UNKEYED) -> Iterator[Row]:
     """Yield a row for every NIfTI, NRRD and MetaImage file and DICOM series below a folder.
 
     A folder that holds JPEG slices called by their number, and no other file, is a series too.
     An optional `metadata.csv` at the root (`VolumeName` and any of `RescaleSlope`,
     `RescaleIntercept`, `XYSpacing`, `ZSpacing`) is joined by path or file name; what it states
     counts more than a header.
+
+    Args:
+        root: Any tree.
+        names: Stand for PatientIDs and series UIDs, which never leave the reader as they are.
 
     Raises:
         DatasetError: metadata.csv cannot be read.
@@ -54,8 +59,8 @@ def read_folder(root: Path) -> Iterator[Row]:
     found.sort(key=lambda one: one.rank)
     table = root / "metadata.csv"
     metadata = read_metadata(table) if table.exists() else {}
-    patients = recognise(found)
-    unique = unique_names([_key(one) for one in found])
+    patients = recognise(found, names)
+    unique = unique_names([_key(one, names) for one in found])
     if table.exists():
         volumes = [volume for volume, _ in unique]
         _log_table(table, metadata, found=found, volumes=volumes)
@@ -78,7 +83,7 @@ def read_folder(root: Path) -> Iterator[Row]:
             shape=one.header.shape,
             slope=stated and stated.slope,
             intercept=stated and stated.intercept,
-            metadata=stated.text if stated else "{}",
+            metadata=stated.text if stated else one.settings,
             problem=problem and problem[0],
             problem_message=problem and problem[1],
         )
@@ -126,12 +131,12 @@ def _misstated(one: Found, stated: Metadata | None) -> Problem | None:
     return "BAD_METADATA", message
 
 
-def _key(one: Found) -> str:
-    """Return what tells a series from the others: its path, and for DICOM a hash of its UID.
+def _key(one: Found, names: Pseudonyms) -> str:
+    """Return what tells a series from the others: its path, and for DICOM a name for its UID.
 
     A damaged file has no UID and is told apart by its name.
     """
     if one.kind != "dicom":
         return stem(one.place)
     folder = "" if one.place == "." else f"{one.place}_"
-    return f"{folder}{short_hash(one.uid or one.files[0].name)[:8]}"
+    return f"{folder}{names.of('series', one.uid or one.files[0].name)}"

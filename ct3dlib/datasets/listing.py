@@ -1,6 +1,7 @@
 """Series under a raw root, before the tables of a data set are joined to them."""
 
 import hashlib
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -42,6 +43,7 @@ class Found:
         header: Geometry as the headers state it; DICOM and JPEG: (slices, rows, columns).
         uid: SeriesInstanceUID, "" where the files are not DICOM.
         patient: DICOM PatientID, "" where there is none; never leaves the readers as it is.
+        settings: The tags of a DICOM header that may be kept, as JSON.
         problem: Code and message where the headers rule the series out.
     """
 
@@ -51,6 +53,7 @@ class Found:
     header: Header
     uid: str = ""
     patient: str = ""
+    settings: str = "{}"
     problem: Problem | None = None
 
     @property
@@ -132,6 +135,7 @@ def list_dicom(folder: Path, root: Path) -> list[Found]:
                 header,
                 uid=series.uid,
                 patient=series.patient.strip(),
+                settings=json.dumps(series.facts, sort_keys=True),
                 problem=series.problem,
             )
         )

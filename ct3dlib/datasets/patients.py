@@ -1,12 +1,12 @@
 """Who each series of a folder is of, by its headers and by what its files are called."""
 
-import hashlib
 import logging
 import re
 from collections import Counter
 from collections.abc import Sequence
 
 from ct3dlib.cohort.names import safe_name
+from ct3dlib.cohort.pseudonyms import UNKEYED, Pseudonyms
 from ct3dlib.datasets.files import stem
 from ct3dlib.datasets.listing import Found
 
@@ -31,15 +31,15 @@ _FEW = 4
 Sign = tuple[str, str]
 
 
-def recognise(found: Sequence[Found]) -> list[str]:
+def recognise(found: Sequence[Found], names: Pseudonyms = UNKEYED) -> list[str]:
     """Return who each series is of; the same person has one name, whatever the format.
 
-    The first that there is: a PatientID (as a hash), a name of CT-RATE, a BIDS subject, a name that
-    begins with a PatientID of the tree, the first folder that may be called after a person, the
-    file's name. When in doubt two people become one: then none of them is in two splits.
+    The first that there is: a PatientID (under a pseudonym), a name of CT-RATE, a BIDS subject, a
+    name that begins with a PatientID of the tree, the first folder that may be called after a
+    person, the file's name. When in doubt two people become one: then neither is in two splits.
     """
     known = {one.patient for one in found if one.patient}
-    signs = [_sign(one, known) for one in found]
+    signs = [_sign(one, known, names) for one in found]
     places = [tuple(stem(one.place).split("/")) for one in found]
     outer = _common_folders(places)
     unsigned = [place for place, sign in zip(places, signs, strict=True) if sign is None]
@@ -55,15 +55,10 @@ def recognise(found: Sequence[Found]) -> list[str]:
     return [name for _, name in whole]
 
 
-def short_hash(text: str) -> str:
-    """Return a name that does not tell what it stands for."""
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def _sign(one: Found, known: set[str]) -> Sign | None:
+def _sign(one: Found, known: set[str], names: Pseudonyms) -> Sign | None:
     """Return how a series says by itself who it is of, and who that is."""
     if one.patient:
-        return "PatientID", short_hash(one.patient)
+        return "PatientID", names.of("patient", one.patient)
     parts = stem(one.place).split("/")
     if ct_rate := _CT_RATE_NAME.match(parts[-1]):
         return "CT-RATE name", ct_rate[0].replace("validation_", "valid_")
@@ -71,7 +66,7 @@ def _sign(one: Found, known: set[str]) -> Sign | None:
         return "BIDS subject", subject[1]
     for part in reversed(parts):
         if identity := _known_prefix(part, known):
-            return "PatientID in the name", short_hash(identity)
+            return "PatientID in the name", names.of("patient", identity)
     return None
 
 

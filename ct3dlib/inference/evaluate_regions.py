@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from ct3dlib.cohort.private import RawRoot
 from ct3dlib.cohort.store import StoredVolume, records, stored_volumes
 from ct3dlib.errors import StoreError
 from ct3dlib.metrics.overlap import dice, union_dice
@@ -23,16 +24,16 @@ from ct3dlib.scan.volume import Volume
 
 
 def evaluate_regions(
-    catalog: pd.DataFrame, tables: Sequence[Path], *, root: Path
+    catalog: pd.DataFrame, tables: Sequence[Path], *, raw: RawRoot
 ) -> dict[str, Any]:
     """Return the Dice of each region, and of the lungs as a whole, averaged over volumes.
 
     A region that a volume's truth does not hold does not count for that volume.
 
     Args:
-        catalog: Names the true mask of each volume, relative to `root`.
+        catalog: Names the true mask of each volume, as a source.
         tables: Status tables of the region store.
-        root: The raw root.
+        raw: Where the masks are.
 
     Raises:
         StoreError: No volume of the tables has a true mask.
@@ -45,7 +46,7 @@ def evaluate_regions(
         raise StoreError("no volume of these region tables has a true mask in the catalog")
     for volume in progress(volumes, name="regions against truth", unit="volume"):
         mask = volume.read()
-        truth = _on_grid(root / truths[volume.volume], volume)
+        truth = _on_grid(raw.path(truths[volume.volume]), volume)
         spacing = volume.spacing
         present = [i for i in range(1, len(REGIONS)) if (truth == i).any()]
         for region, value in dice(mask, truth, present).items():

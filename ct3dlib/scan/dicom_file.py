@@ -19,22 +19,13 @@ from pydicom.errors import BytesLengthException
 from pydicom.uid import UID
 
 from ct3dlib.errors import VolumeError
+from ct3dlib.scan.dicom_facts import ALLOWED, facts_of
 from ct3dlib.scan.dicom_frame import Frame, frame_of, frame_sources, listed, rescale_type
 from ct3dlib.scan.reading import JSON, check_size, cut_short
 from ct3dlib.scan.tree import may_be_dicom
 
-_FACTS = {
-    "ConvolutionKernel": "kernel",
-    "KVP": "kvp",
-    "LossyImageCompression": "lossy",
-    "LossyImageCompressionRatio": "lossy_ratio",
-    "Manufacturer": "manufacturer",
-    "PatientPosition": "patient_position",
-    "PhotometricInterpretation": "photometric",
-    "SliceThickness": "slice_thickness",
-}
 _TAGS = [
-    *_FACTS,
+    *ALLOWED,
     "AcquisitionNumber",
     "Columns",
     "ImageOrientationPatient",
@@ -188,7 +179,6 @@ def _header(path: Path, dataset: Dataset) -> Header | None:
     if multi and modality not in ("CT", ""):  # other modalities keep their positions elsewhere
         raise VolumeError("NOT_CT", f"{path}: modality {modality}, wanted CT; drop it")
     sources = frame_sources(path, dataset, count) if multi else [[dataset]]
-    facts = {ours: dataset.get(theirs) for theirs, ours in _FACTS.items()}
     return Header(
         path=path,
         uid=str(dataset.get("SeriesInstanceUID") or ""),
@@ -204,7 +194,7 @@ def _header(path: Path, dataset: Dataset) -> Header | None:
         syntax=str(meta.get("TransferSyntaxUID") or ""),
         rescale_type=rescale_type(sources[0]),
         frames=tuple(frame_of(index, held) for index, held in enumerate(sources)),
-        facts={name: str(value) for name, value in facts.items() if value not in (None, "")},
+        facts=facts_of(dataset),
     )
 
 

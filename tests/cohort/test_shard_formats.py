@@ -10,6 +10,7 @@ import SimpleITK
 from PIL import Image
 
 from ct3dlib.cohort.catalog import Row, to_frame
+from ct3dlib.cohort.private import RawRoot
 from ct3dlib.cohort.shard import read_series, store_shard
 from ct3dlib.cohort.store import stored_volumes
 from ct3dlib.config import CatalogSpec, RecipeSpec
@@ -173,17 +174,17 @@ def row_of(root, **changes):
 def test_an_npz_row_must_name_its_array_and_item(root):
     match = "many.npz: the catalog names array None and item 1, wanted both; build it again"
     with pytest.raises(VolumeError, match=match) as caught:
-        read_series(row_of(root), root)
+        read_series(row_of(root), RawRoot(root))
     assert caught.value.reason == "ITEM_MISSING"
     with pytest.raises(VolumeError, match="array train_images and item None"):
-        read_series(row_of(root, item=None, metadata='{"member": "train_images"}'), root)
+        read_series(row_of(root, item=None, metadata='{"member": "train_images"}'), RawRoot(root))
 
 
 def test_a_reading_has_the_domain_of_its_row(root):
     row = row_of(root, kind="nifti", domain="mr", sources=["nifti.nii.gz"])
-    assert read_series(row, root).volume.domain == "mr"
+    assert read_series(row, RawRoot(root)).volume.domain == "mr"
 
 
 def test_a_kind_that_nobody_reads_is_a_fault_of_the_caller(root):
     with pytest.raises(ValueError, match="volume v: no reader for kind 'tiff'"):
-        read_series(row_of(root, kind="tiff"), root)
+        read_series(row_of(root, kind="tiff"), RawRoot(root))

@@ -17,9 +17,9 @@ from ct3dlib.errors import DatasetError, StoreError
 
 # Volume -> split, patient, fill value, share lost, source hash, facts; None is rejected.
 VOLUMES = {
-    "a1": ("train", "a", 0, 0.0, "s1", {"tilt": 0.0, "lossy": "00"}),
+    "a1": ("train", "a", 0, 0.0, "s1", {"tilt": 0.0, "LossyImageCompression": "00"}),
     "a2": ("train", "a", 100, 0.02, "s2", {"tilt": -5.0, "interpolated": [3]}),
-    "b1": ("train", "b", 0, 0.3, "s3", {"lossy": "01"}),
+    "b1": ("train", "b", 0, 0.3, "s3", {"LossyImageCompression": "01"}),
     "c1": ("tune", "c", 50, 0.1, "s1", {"interpolated": []}),
     "d1": ("valid", "d", -200, 0.0, "s5", {}),
     "d2": ("valid", "d", None, 0.0, "", {}),

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from ct3dlib.cohort.catalog import Row
+from ct3dlib.cohort.pseudonyms import UNKEYED
 from ct3dlib.config import CatalogSpec
 from ct3dlib.datasets import build_catalog, read_dataset
 from ct3dlib.errors import DatasetError
@@ -20,7 +21,7 @@ from tests.datasets.trees import (
 
 AFFINE = np.diag([-0.8, -0.8, 2.0, 1.0])
 SCAN = hashlib.sha256("other scans/Müller (1)".encode()).hexdigest()[:8]
-LIDC = hashlib.sha256(b"LIDC-7").hexdigest()[:12]
+LIDC = UNKEYED.of("patient", "LIDC-7")
 
 
 def _rows(root: Path) -> dict[str, Row]:
@@ -40,7 +41,7 @@ def _spec(split_csv: str | None = None) -> CatalogSpec:
 def test_ids_come_from_paths_and_patients_from_names(tmp_path: Path) -> None:
     write_folder(tmp_path)
     rows = _rows(tmp_path)
-    uid = hashlib.sha256(b"1.2.840.7").hexdigest()[:8]
+    uid = UNKEYED.of("series", "1.2.840.7")
     assert {volume: row.patient for volume, row in rows.items()} == {
         "LIDC-7_resampled": LIDC,
         f"LIDC_series_{uid}": LIDC,
@@ -76,7 +77,7 @@ def test_the_longest_known_patient_counts(tmp_path: Path) -> None:
     write_dicom(tmp_path / "a", patient="P-1", uid="1.2")
     write_dicom(tmp_path / "b", patient="P", uid="1.3")
     write_nifti(tmp_path / "P-1_ct.nii", AFFINE)
-    assert _rows(tmp_path)["P-1_ct"].patient == hashlib.sha256(b"P-1").hexdigest()[:12]
+    assert _rows(tmp_path)["P-1_ct"].patient == UNKEYED.of("patient", "P-1")
 
 
 def test_files_called_alike_are_told_apart_by_their_folder(tmp_path: Path) -> None:

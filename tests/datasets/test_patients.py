@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from ct3dlib.cohort.pseudonyms import UNKEYED
 from ct3dlib.datasets.files import Header
 from ct3dlib.datasets.listing import Found
-from ct3dlib.datasets.patients import recognise, short_hash
+from ct3dlib.datasets.patients import recognise
 
 CASES = [f"case_{number:03d}" for number in range(4)]
 MANY = [f"p{number}" for number in range(8)]
@@ -109,12 +110,14 @@ def test_patients_of_a_tree(tree: str) -> None:
 
 def test_a_patient_id_counts_more_than_folders() -> None:
     found = [_found("a/s1", "LIDC-7"), _found("b/s2", "LIDC-7"), _found("c/LIDC-7_ct.nii.gz")]
-    assert recognise([*found, _found("c/x.nii.gz")]) == [short_hash("LIDC-7")] * 3 + ["c"]
+    assert recognise([*found, _found("c/x.nii.gz")]) == [UNKEYED.of("patient", "LIDC-7")] * 3 + [
+        "c"
+    ]
 
 
 def test_the_only_folder_of_unnamed_files_is_a_patient_beside_others() -> None:
     found = [_found("dicom/s1", "LIDC-7"), _found("P1/a.nii.gz"), _found("P1/b.nii.gz")]
-    assert recognise(found) == [short_hash("LIDC-7"), "P1", "P1"]
+    assert recognise(found) == [UNKEYED.of("patient", "LIDC-7"), "P1", "P1"]
 
 
 def test_more_visits_move_nobody() -> None:
