@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo cohort test check fast coverage schema golden hooks wheel clean
+.PHONY: demo cohort test check fast benchmarks coverage schema golden hooks wheel clean
 
 demo: $(VENV)/.installed  ## fresh machine to finished run on a synthetic cohort
 	$(BIN)/snakemake all
@@ -27,6 +27,9 @@ check: $(VENV)/.dev  ## format, lint, types, floors, schema
 
 fast: $(VENV)/.dev  ## unit tests only
 	$(BIN)/python -m pytest -n 2 -m "not workflow and not slurm and not slow"
+
+benchmarks: $(VENV)/.dev  ## ours beside the peers, on an idle machine; about 10 minutes
+	for file in benchmarks/*.py; do $(BIN)/python $$file --json metrics/benchmarks.json || exit 1; done
 
 coverage: $(VENV)/.dev  ## line coverage of the unit tests, in htmlcov/
 	$(BIN)/python -m pytest -n 2 -m "not workflow and not slurm" --cov --cov-report=term --cov-report=html

@@ -5,7 +5,7 @@ Every way gives the same crops of one scan, windowed to float32 tensors, at the 
 is mapped into memory and warm is the limit: it decodes nothing, and takes more of the disk.
 The second part counts the crops per second that come out of the training loader.
 
-    python benchmarks/crops.py --json logs/benchmark/crops.json
+    python benchmarks/crops.py --json metrics/benchmarks.json
 """
 
 import argparse
@@ -179,7 +179,7 @@ def main() -> None:
     parser.add_argument("--scan", type=Path, help="a .nii.gz in HU; default: a phantom")
     parser.add_argument("--shape", type=int, nargs=3, default=[300, 512, 512], help="phantom D H W")
     parser.add_argument("--crops", type=int, default=100, help="crops of each comparison")
-    parser.add_argument("--json", type=Path, help="where the records go")
+    parser.add_argument("--json", type=Path, help="file that the records are joined to")
     args = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)

@@ -5,7 +5,7 @@ a fresh process with one thread. Printed are CPU seconds and the peak of memory 
 imports take, the median of some rounds. The scan is a phantom with a scanner's noise unless
 `--scan` names one.
 
-    python benchmarks/ingest.py --json logs/benchmark/ingest.json
+    python benchmarks/ingest.py --json metrics/benchmarks.json
 """
 
 import argparse
@@ -200,13 +200,16 @@ def compare(scan: Path, rounds: int) -> list[dict[str, Any]]:
 
 
 def publish(records: list[dict[str, Any]], path: Path | None) -> None:
-    """Print the records as a table and, where a path is given, write them there as JSON."""
+    """Print the records as a table; in a file, they replace those of the same names."""
     print("| claim | ct3d | peer | unit | ratio |\n|---|---|---|---|---|")
     for record in records:
         print("| {name} | {ours} | {peer} | {unit} | {ratio} |".format(**record))
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(records, indent=2) + "\n")
+        names = {record["name"] for record in records}
+        old = json.loads(path.read_text()) if path.exists() else []
+        kept = [record for record in old if record["name"] not in names]
+        path.write_text(json.dumps([*kept, *records], indent=2) + "\n")
 
 
 def main() -> None:
@@ -215,7 +218,7 @@ def main() -> None:
     parser.add_argument("--scan", type=Path, help="a .nii.gz in HU; default: a phantom")
     parser.add_argument("--shape", type=int, nargs=3, default=[300, 512, 512], help="phantom D H W")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", type=Path, help="where the records go")
+    parser.add_argument("--json", type=Path, help="file that the records are joined to")
     parser.add_argument("--measure", choices=list(WAYS), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:

@@ -4,7 +4,7 @@ A few chest phantoms of full size are ingested as a shard of a run; what a run o
 takes is drawn from them, and how many files it makes is counted on 1,000 small ones. Reads give
 float32 in [-1, 1], median of some rounds: warm from the page cache, cold from the disk.
 
-    python benchmarks/store.py --json logs/benchmark/store.json
+    python benchmarks/store.py --json metrics/benchmarks.json
 """
 
 import argparse
@@ -231,7 +231,7 @@ def main() -> None:
     parser.add_argument("--volumes", type=int, default=20, help="scans that are ingested")
     parser.add_argument("--shape", type=int, nargs=3, default=[200, 512, 512], help="scan D H W")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="where the records go")
+    parser.add_argument("--json", type=Path, help="file that the records are joined to")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO)
     with tempfile.TemporaryDirectory() as name:
