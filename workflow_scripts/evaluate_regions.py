@@ -12,7 +12,7 @@ from workflow_scripts.step import Arguments, run, write_json
 def main(args: Namespace) -> None:
     """Write metrics/regions.json."""
     catalog = read_catalog(args.catalog)
-    raw = raw_root(args.root, catalog["volume"].tolist(), private=args.private)
+    raw = raw_root(args.root, catalog, private=args.private)
     dice = evaluate_regions(catalog, args.regions, raw=raw)
     write_json(args.metrics, {**dice, "backend": args.spec.backend})
 

@@ -90,7 +90,7 @@ class Row:
         sources: Files, POSIX paths relative to the raw root.
         item: Place of the volume in its source where that holds many ("npz").
         size: Bytes of all sources.
-        mtime_ns: Latest change of a source, ns since 1970.
+        mtime_ns: Times of the sources' changes, ns since 1970, added up modulo 2^63.
         spacing: (D, H, W), mm, None where it is not known without decoding.
         shape: (D, H, W), None where it is not known without decoding.
         slope: Rescale slope of the data set's table.
@@ -167,7 +167,7 @@ _FIELDS = tuple(field.name for field in fields(Row))
 
 def without_root(message: str, root: Path) -> str:
     """Return a message with paths relative to the raw root: the same on every machine."""
-    return message.replace(f"{root}{os.sep}", "")
+    return message.replace(f"{root}{os.sep}", "").replace(str(root), ".")
 
 
 def to_frame(rows: Sequence[Row]) -> pd.DataFrame:

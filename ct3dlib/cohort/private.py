@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -34,8 +35,6 @@ _SCHEMA = pa.schema(
     ]
 )
 _PSEUDONYM = re.compile(r"v[0-9a-f]{12}:\w+")
-# What readers need of a metadata row besides the tags that any DICOM header may keep.
-_NEEDED = ("RescaleSlope", "RescaleIntercept", "XYSpacing", "ZSpacing", "member")
 
 
 def hide(rows: Sequence[Row], names: Pseudonyms) -> tuple[list[Row], pd.DataFrame]:
@@ -56,11 +55,25 @@ def hide(rows: Sequence[Row], names: Pseudonyms) -> tuple[list[Row], pd.DataFram
     return hidden, pa.Table.from_pylist(table, schema=_SCHEMA).to_pandas()
 
 
+def _read(path: Path, volumes: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """Return rows of the private table; of all volumes where none are named."""
+    wanted = None if volumes is None else [("volume", "in", [*volumes])]
+    try:
+        return pq.read_table(path, schema=_SCHEMA, filters=wanted).to_pylist()
+    except (OSError, pa.ArrowInvalid) as error:
+        raise StoreError(
+            f"{path}: cannot be read ({error}); bring the private folder back from where the "
+            f"catalog was made, or delete the catalog to build it again"
+        ) from error
+
+
 def _hidden(row: Row, names: Pseudonyms) -> Row:
     """Return one row under pseudonyms."""
     volume = names.of("volume", row.volume)
     metadata = json.loads(row.metadata)
-    kept = {**facts_of(metadata), **{name: metadata[name] for name in _NEEDED if name in metadata}}
+    # Rescale and geometry were read into columns of their own; "member" says where voxels lie.
+    member = {"member": metadata["member"]} if row.kind == "npz" else {}
+    kept = {**facts_of(metadata), **member}
     return replace(
         row,
         volume=volume,
@@ -84,7 +97,7 @@ def save_hidden(table: pd.DataFrame, folder: Path) -> None:
     """
     path = folder / TABLE
     if path.exists():
-        old = pq.read_table(path, schema=_SCHEMA).to_pandas()
+        old = pa.Table.from_pylist(_read(path), schema=_SCHEMA).to_pandas()
         table = pd.concat([table, old.loc[~old["volume"].isin(table["volume"])]])
     table = table.sort_values("volume")
     partial = path.with_name(f"{path.name}.partial")
@@ -131,19 +144,22 @@ class RawRoot:
         return source in self.files
 
 
-def raw_root(folder: Path, volumes: Sequence[str], *, private: Path | None = None) -> RawRoot:
+def raw_root(folder: Path, rows: pd.DataFrame, *, private: Path | None = None) -> RawRoot:
     """Return the raw root with the files of some volumes.
 
     Args:
         folder: What paths of the catalog are relative to.
-        volumes: Ids in the catalog.
-        private: Folder of the private table; there is none where nothing was ever hidden.
+        rows: Of the catalog.
+        private: Folder of the private table; only looked into where the rows hold pseudonyms.
+
+    Raises:
+        StoreError: The private table cannot be read.
     """
-    if private is None or not (private / TABLE).exists():
+    hidden = any(_PSEUDONYM.fullmatch(sources[0]) for sources in rows["sources"])
+    if private is None or not hidden:
         return RawRoot(folder)
-    table = pq.read_table(private / TABLE, schema=_SCHEMA, filters=[("volume", "in", [*volumes])])
     files: dict[str, str] = {}
-    for row in table.to_pylist():
+    for row in _read(private / TABLE, rows["volume"].tolist()):
         volume = row["volume"]
         files |= {f"{volume}:{place}": source for place, source in enumerate(row["sources"])}
         masks = {"regions": row["regions_truth"], "lesions": row["lesion_mask"]}

@@ -5,16 +5,17 @@ These are keyed hashes (HMAC-SHA256, RFC 2104): the same text has the same name 
 is the same, and without it no guess can be tried.
 """
 
+import contextlib
 import hashlib
 import hmac
 import os
 import secrets
+import tempfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from ct3dlib.cohort.durable import publish
 from ct3dlib.errors import StoreError
 
 Kind = Literal["patient", "study", "series", "volume"]
@@ -65,13 +66,15 @@ class Pseudonyms:
         """The key, made where there was none and no name depends on it."""
         if self.path is None:
             return b""
-        if not self.path.exists() and self.expected is None:
-            _make_key(self.path)
         try:
+            if self.expected is None and not os.path.lexists(self.path):
+                _make_key(self.path)
             key = bytes.fromhex(self.path.read_text(encoding="ascii"))
         except (OSError, ValueError) as error:
             raise StoreError(f"{self.path}: no key ({error}); {_WAY_OUT}") from error
-        if len(key) != _KEY_BYTES or self.expected not in (None, _fingerprint(key)):
+        if len(key) != _KEY_BYTES:
+            raise StoreError(f"{self.path}: damaged, it has {len(key)} bytes; {_WAY_OUT}")
+        if self.expected not in (None, _fingerprint(key)):
             raise StoreError(
                 f"{self.path}: not the key that the patients of the catalog were named with; "
                 f"{_WAY_OUT}"
@@ -81,19 +84,20 @@ class Pseudonyms:
 
 UNKEYED = Pseudonyms()
 _WAY_OUT = (
-    "bring the key back from where the catalog was first made, or delete the saved assignments "
-    "beside the catalog to name and split all patients anew"
+    "bring the key back from where the catalog was first made, or delete it and the saved "
+    "assignments beside the catalog to name and split all patients anew"
 )
 
 
 def _make_key(path: Path) -> None:
-    """Write a new key that its owner alone may read."""
+    """Write a new key that its owner alone may read; one that another process made stays."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    partial = path.with_name(f"{path.name}.partial")
-    partial.unlink(missing_ok=True)
-    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix="key.") as stream:  # mode 0600
         stream.write(f"{secrets.token_hex(_KEY_BYTES)}\n")
-    publish(partial, path)
+        stream.flush()
+        os.fsync(stream.fileno())
+        with contextlib.suppress(FileExistsError):
+            os.link(stream.name, path)
 
 
 def _fingerprint(key: bytes) -> str:

@@ -80,7 +80,7 @@ def store_shard(
         StoreError: The store holds something else, or does not read back what was written.
     """
     listed = records(rows)
-    raw = raw_root(root, rows["volume"].tolist(), private=private)
+    raw = raw_root(root, rows, private=private)
 
     def make_row(row: Row, shard: OpenShard) -> Row:
         found = _store_row(row, raw, recipe=recipe, code=code, shard=shard)
@@ -127,7 +127,7 @@ def _is_there(source: str, raw: RawRoot) -> bool:
 def _store_row(row: Row, raw: RawRoot, *, recipe: RecipeSpec, code: str, shard: OpenShard) -> Row:
     """Return the status row of one series, stored or rejected."""
     volume = row["volume"]
-    made_by = recipe.model_dump(mode="json", exclude={"window", "range"})
+    made_by = recipe.model_dump(mode="json", exclude={"window", "range", "axes"})
     provenance = {**{k: row[k] for k in _PROVENANCE}, "item": _item(row)}
     key = key_of(provenance, made_by, code)
     node = f"{volume}@{key}"
@@ -171,6 +171,8 @@ def _message(row: Row, error: VolumeError, raw: RawRoot) -> str:
     Of a pseudonymised series the message stays in the log.
     """
     sources = list(row["sources"])
+    if row["problem"] and raw.hides(sources[0]):
+        return str(error)
     if raw.hides(sources[0]):
         return f"{sources[0]}: {error.reason}; the log says more"
     message = without_root(str(error), raw.folder)
@@ -193,7 +195,7 @@ def _store_volume(row: Row, raw: RawRoot, *, recipe: RecipeSpec, store: Path, no
             "affine": volume.affine.tolist(),
             "domain": volume.domain,
             "hu_state": state,
-            "recipe": recipe.model_dump(mode="json", exclude={"window", "range"}),
+            "recipe": recipe.model_dump(mode="json", exclude={"window", "range", "axes"}),
             "record": record.model_dump(mode="json"),
             "facts": json.loads(json.dumps(facts, default=str)),
             "intensity": summarize(volume.array),

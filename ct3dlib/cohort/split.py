@@ -178,12 +178,14 @@ class Assignments:
         drawn: What they were drawn with, see `drawn_with`; empty where nobody was assigned yet.
         path: Where they are kept, for messages.
         key: Fingerprint of the key that patients are named with, where one was needed.
+        pseudonymised: Whether the catalog named no file.
     """
 
     patients: Mapping[str, Split] = field(default_factory=dict)
     drawn: Mapping[str, int | float] = field(default_factory=dict)
     path: Path = Path("assignments.json")
     key: str | None = None
+    pseudonymised: bool = False
 
 
 def drawn_with(spec: CatalogSpec) -> dict[str, int | float]:
@@ -194,12 +196,20 @@ def drawn_with(spec: CatalogSpec) -> dict[str, int | float]:
 def check_drawn(earlier: Assignments, patients: Sequence[Patient], spec: CatalogSpec) -> None:
     """Raise where patients keep a split that was drawn with another seed or other shares.
 
+    Nor may `pseudonymise` change: what was made under real names would stay beside the rest.
     What decides nothing may change: all of it where the data set or the user's table states the
     splits, and `valid` where the data set states that one.
 
     Raises:
-        DatasetError: The config says another seed or share than patients were drawn with.
+        DatasetError: The config says another seed or share than patients were drawn with, or
+            another `pseudonymise`.
     """
+    if earlier.patients and earlier.pseudonymised != spec.pseudonymise:
+        raise DatasetError(
+            f"{earlier.path}: was made with catalog.pseudonymise {earlier.pseudonymised}, the "
+            f"config says {spec.pseudonymise}: names of both kinds would stand side by side; set "
+            f"it back, or start in an empty folder (--directory)"
+        )
     own_tune = _has_own_tune(patients)
     kept = [one for one in patients if _fixed(one, own_tune=own_tune) is None]
     kept = [one for one in kept if one.name in earlier.patients]
@@ -241,7 +251,8 @@ def load_assignments(path: Path) -> Assignments:
             f"delete it to draw anew"
         )
     drawn = {name: found[name] for name in _DRAWN_WITH}
-    return Assignments(patients, drawn, path, found.get("key"))
+    hidden = bool(found.get("pseudonymised"))
+    return Assignments(patients, drawn, path, found.get("key"), hidden)
 
 
 def save_assignments(
@@ -254,6 +265,7 @@ def save_assignments(
     content = {
         **drawn_with(spec),
         **({"key": key} if key else {}),
+        **({"pseudonymised": True} if spec.pseudonymise else {}),
         "patients": {**load_assignments(path).patients, **splits},
     }
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -99,9 +99,10 @@ def is_utf8(path: Path) -> bool:
 
 
 def size_and_mtime(paths: Iterable[Path]) -> tuple[int, int]:
-    """Return the bytes of files in all and their latest change, ns since 1970.
+    """Return the bytes of files in all and the sum of the times of their changes, ns since 1970.
 
-    A link that leads nowhere counts as empty.
+    The sum, modulo 2^63, also tells when one of them was replaced by an older file. A link that
+    leads nowhere counts as empty.
     """
     size = mtime_ns = 0
     for path in paths:
@@ -110,7 +111,7 @@ def size_and_mtime(paths: Iterable[Path]) -> tuple[int, int]:
         except OSError:
             continue
         size += state.st_size
-        mtime_ns = max(mtime_ns, state.st_mtime_ns)
+        mtime_ns = (mtime_ns + state.st_mtime_ns) % 2**63
     return size, mtime_ns
 
 

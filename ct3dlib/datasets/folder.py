@@ -139,4 +139,6 @@ def _key(one: Found, names: Pseudonyms) -> str:
     if one.kind != "dicom":
         return stem(one.place)
     folder = "" if one.place == "." else f"{one.place}_"
-    return f"{folder}{names.of('series', one.uid or one.files[0].name)}"
+    # Two people may share a UID by mistake; they are two series all the same.
+    told_by = f"{one.uid} {one.patient}" if one.uid else one.files[0].name
+    return f"{folder}{names.of('series', told_by)}"

@@ -66,7 +66,7 @@ class Found:
         return tuple(relative(path, root) for path in self.files)
 
     def size_and_mtime(self) -> tuple[int, int]:
-        """Return the bytes of all files and their latest change, ns since 1970."""
+        """Return the bytes of all files and the sum of the times of their changes, ns."""
         return size_and_mtime(self.files)
 
 

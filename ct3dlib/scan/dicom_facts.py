@@ -41,15 +41,29 @@ def _age(value: object) -> str | None:
     return "090Y" if found[2] == "Y" and int(found[1]) > _OLDEST else found[0]
 
 
-def _sex(value: object) -> str | None:
-    """Return M, F or O."""
-    return found if (found := str(value).strip()) in ("M", "F", "O") else None
+def _one_of(*known: str) -> Callable[[object], str | None]:
+    """Return a reader of tags with few values; any other one is left out."""
+    return lambda value: found if (found := str(value).strip().upper()) in known else None
 
 
 def _given(value: object) -> str:
     """Say that there was something, not what it was: people write what they like."""
     del value
     return "yes"
+
+
+# Modalities (DICOM PS3.3, C.7.3.1.1.1) and units (C.11.1.1.2) that a message may name.
+_MODALITIES = (
+    *("CR", "CT", "DX", "ECG", "IO", "KO", "MG", "MR", "NM", "OT", "PR", "PT", "PX", "REG", "RF"),
+    *("RG", "RTDOSE", "RTIMAGE", "RTPLAN", "RTSTRUCT", "SC", "SEG", "SM", "SR", "US", "XA", "XC"),
+)
+UNITS = ("ED", "EDW", "HU", "HU_MOD", "MGML", "OD", "PCT", "US", "Z_EFF")
+
+
+def named_modality(modality: str) -> str:
+    """Return what messages call a modality that is not CT; one out of the standard is not named."""
+    found = f"modality {modality}" if modality in _MODALITIES else "an unknown modality"
+    return f"{found}, wanted CT"
 
 
 # Not among them: descriptions and protocol names (free text, which may hold names), dates, UIDs,
@@ -59,8 +73,7 @@ _READ: dict[str, Callable[[object], JSON]] = {
     **dict.fromkeys(
         (
             *("BodyPartExamined", "ExposureModulationType", "FilterType", "ImageType"),
-            *("LossyImageCompression", "PatientPosition", "PhotometricInterpretation"),
-            *("RescaleType", "RotationDirection"),
+            *("LossyImageCompression", "PatientPosition", "RotationDirection"),
         ),
         _code,
     ),
@@ -76,7 +89,9 @@ _READ: dict[str, Callable[[object], JSON]] = {
     ),
     "ContrastBolusAgent": _given,
     "PatientAge": _age,
-    "PatientSex": _sex,
+    "PatientSex": _one_of("M", "F", "O"),
+    "PhotometricInterpretation": _one_of("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB"),
+    "RescaleType": _one_of(*UNITS),
 }
 ALLOWED = tuple(sorted(_READ))
 

@@ -4,6 +4,7 @@ Single-frame and enhanced multi-frame files look the same from here on: frames, 
 position, orientation, spacing, slope and intercept.
 """
 
+import logging
 import stat
 import struct
 import warnings
@@ -16,13 +17,14 @@ from pathlib import Path
 import pydicom
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException
-from pydicom.uid import UID
 
 from ct3dlib.errors import VolumeError
-from ct3dlib.scan.dicom_facts import ALLOWED, facts_of
+from ct3dlib.scan.dicom_facts import ALLOWED, facts_of, named_modality
 from ct3dlib.scan.dicom_frame import Frame, frame_of, frame_sources, listed, rescale_type
 from ct3dlib.scan.reading import JSON, check_size, cut_short
 from ct3dlib.scan.tree import may_be_dicom
+
+logger = logging.getLogger(__name__)
 
 _TAGS = [
     *ALLOWED,
@@ -123,8 +125,11 @@ def read_header(path: Path) -> Header | None:
                 return None
             return _header(path, dataset)
     except BROKEN as error:
+        # What pydicom says may hold the value of a tag.
+        logger.info("%s: %s", path, error)
         raise VolumeError(
-            "FILE_UNREADABLE", f"{path}: damaged DICOM header ({error}); fetch it again"
+            "FILE_UNREADABLE",
+            f"{path}: damaged DICOM header ({type(error).__name__}); fetch it again",
         ) from error
 
 
@@ -177,7 +182,7 @@ def _header(path: Path, dataset: Dataset) -> Header | None:
     rows, columns = int(dataset.Rows), int(dataset.Columns)
     check_size(path, (count, rows, columns))
     if multi and modality not in ("CT", ""):  # other modalities keep their positions elsewhere
-        raise VolumeError("NOT_CT", f"{path}: modality {modality}, wanted CT; drop it")
+        raise VolumeError("NOT_CT", f"{path}: {named_modality(modality)}; drop it")
     sources = frame_sources(path, dataset, count) if multi else [[dataset]]
     return Header(
         path=path,
@@ -205,9 +210,7 @@ def _no_picture(path: Path, kind: str, modality: str) -> VolumeError:
             "FILE_TRUNCATED", f"{path}: the file ends within its header; fetch it again"
         )
     if kind:
-        return VolumeError(
-            "NOT_CT", f"{path}: {modality or UID(kind).name} without a picture, wanted CT; drop it"
-        )
+        return VolumeError("NOT_CT", f"{path}: no picture, {named_modality(modality)}; drop it")
     return VolumeError(
         "FILE_UNREADABLE", f"{path}: no DICOM image, whatever its name says; fetch or remove it"
     )

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ct3dlib.errors import VolumeError
+from ct3dlib.scan.dicom_facts import UNITS, named_modality
 from ct3dlib.scan.dicom_file import Header
 from ct3dlib.scan.dicom_frame import Frame, Place
 from ct3dlib.scan.geometry import FINEST, check_grid
@@ -48,8 +49,10 @@ class Layout:
 
 
 def same_kind(one: Header, other: Header) -> bool:
-    """Return whether two files can be of one volume: matrix, orientation and pixel spacing."""
+    """Return whether two files can be of one volume: matrix, orientation, spacing, unit."""
     if (one.multi_frame, one.rows, one.columns) != (other.multi_frame, other.rows, other.columns):
+        return False
+    if _is_ct(one) != _is_ct(other) or _is_hu(one) != _is_hu(other):
         return False
     if is_scout(one) != is_scout(other):
         return False
@@ -125,6 +128,16 @@ def lay_out(headers: Sequence[Header], name: str) -> Layout:
     return Layout(slots, int(slices[-1]) + 1, missing, affine, _tilt(step, normal))
 
 
+def _is_ct(header: Header) -> bool:
+    """Return whether a file does not say that it is something else than CT."""
+    return header.modality in ("CT", "")
+
+
+def _is_hu(header: Header) -> bool:
+    """Return whether a file does not say another unit; US is "not specified", as enhanced CT."""
+    return header.rescale_type in ("", "HU", "US")
+
+
 def check_unit(headers: Sequence[Header], name: str) -> None:
     """Refuse what is no CT picture in HU.
 
@@ -132,10 +145,11 @@ def check_unit(headers: Sequence[Header], name: str) -> None:
         VolumeError: `NOT_CT`, `NOT_HU` or `LOCALIZER`.
     """
     first = headers[0]
-    if first.modality not in ("CT", ""):
-        raise VolumeError("NOT_CT", f"{name}: modality {first.modality}, wanted CT; drop it")
-    if first.rescale_type not in ("", "HU", "US"):  # US: not specified, as enhanced CT often says
-        raise VolumeError("NOT_HU", f"{name}: rescales to {first.rescale_type}, wanted HU; drop it")
+    if not _is_ct(first):
+        raise VolumeError("NOT_CT", f"{name}: {named_modality(first.modality)}; drop it")
+    if not _is_hu(first):
+        unit = first.rescale_type if first.rescale_type in UNITS else "a unit of its own"
+        raise VolumeError("NOT_HU", f"{name}: rescales to {unit}, wanted HU; drop it")
     if all(map(is_scout, headers)):
         raise VolumeError("LOCALIZER", f"{name}: a scout view or screen save, no volume; drop it")
 

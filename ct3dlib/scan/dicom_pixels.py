@@ -4,6 +4,7 @@ pydicom and its plugins decode; GDCM inside ITK takes the syntaxes that they lac
 12-bit JPEG, the retired kinds).
 """
 
+import logging
 import zlib
 
 import numpy as np
@@ -23,6 +24,8 @@ from pydicom.uid import (
 from ct3dlib.errors import VolumeError
 from ct3dlib.scan.dicom_file import BROKEN, Header, quiet
 from ct3dlib.scan.reading import cut_short
+
+logger = logging.getLogger(__name__)
 
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
@@ -53,8 +56,11 @@ def read_planes(header: Header) -> NDArray[np.float32]:
     except BROKEN as error:
         if "less than expected" in str(error):
             raise cut_short(header.path, str(error)) from error
+        # What pydicom says may hold the value of a tag.
+        logger.info("%s: %s", header.path, error)
         raise VolumeError(
-            "FILE_UNREADABLE", f"{header.path}: pixels cannot be decoded ({error}); fetch it again"
+            "FILE_UNREADABLE",
+            f"{header.path}: pixels cannot be decoded ({type(error).__name__}); fetch it again",
         ) from error
     planes = _shaped(header, stored)
     for plane, frame in zip(planes, header.frames, strict=True):
@@ -84,7 +90,8 @@ def _decodable(syntax: str) -> bool:
 
 def _planes_by_itk(header: Header) -> NDArray[np.float32]:
     """Decode a single frame by GDCM inside ITK, which rescales it too."""
-    name = UID(header.syntax).name
+    uid = UID(header.syntax)
+    name = "a private transfer syntax" if uid.is_private else uid.name
     if header.multi_frame:
         raise VolumeError(
             "UNSUPPORTED_SYNTAX",

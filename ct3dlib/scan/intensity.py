@@ -83,9 +83,10 @@ def to_hu(
                 f"{reading.source}: hu_state is stored, but its metadata give no slope and "
                 f"intercept; add them or use hu_state: auto",
             )
-        return _unscaled(reading)
+        return _unscaled(reading, "give no slope and intercept")
     if slope == 1 and intercept == 0:
-        return _as_is(reading, {"decided_by": "slope 1, intercept 0"})
+        stated = {"decided_by": "slope 1, intercept 0"}
+        return _as_is(reading, stated) if state == "stored" else _unscaled(reading, "state 1 and 0")
     return _choose(reading, slope=slope, intercept=intercept, state=state)
 
 
@@ -101,14 +102,19 @@ def _check_contrast(reading: Reading) -> None:
         )
 
 
-def _unscaled(reading: Reading) -> HUResult:
-    """Take the values as they are if they look like HU; there is nothing to rescale them with."""
+def _unscaled(reading: Reading, metadata: str) -> HUResult:
+    """Take the values as they are if they look like HU; there is nothing to rescale them with.
+
+    Args:
+        reading: What a reader gave.
+        metadata: What its metadata do, for people.
+    """
     look = _look(_sample(reading.volume.array))
     if not look.plausible:
         raise VolumeError(
             "HU_UNKNOWN",
             f"{reading.source}: its values do not look like HU ({_words(look)}) and its metadata "
-            f"give no slope and intercept; add them, or say hu_state: hu",
+            f"{metadata}; correct slope and intercept, or say hu_state: hu",
         )
     return _as_is(reading, {"decided_by": "values", "as_is": asdict(look)})
 

@@ -2,6 +2,8 @@
 
 import hashlib
 import stat
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -56,10 +58,24 @@ def test_a_lost_or_other_key_raises(tmp_path: Path, text: str | None) -> None:
     path.unlink()
     if text is not None:
         path.write_text(text)
-    with pytest.raises(StoreError, match=r"key: .*bring the key back.*or delete the saved"):
+    with pytest.raises(StoreError, match=r"key: .*bring the key back.*or delete it and"):
         Pseudonyms(path, names.fingerprint).of("patient", "LIDC-7")
 
 
 def test_without_a_key_nothing_is_hidden() -> None:
     with pytest.raises(ValueError, match="without a key hide nothing"):
         _ = UNKEYED.folder
+
+
+def test_processes_that_make_the_key_at_once_agree(tmp_path: Path) -> None:
+    barrier = threading.Barrier(8)
+
+    def name(number: int) -> str:
+        del number
+        barrier.wait()
+        return Pseudonyms(tmp_path / "key").of("patient", "LIDC-7")
+
+    with ThreadPoolExecutor(8) as pool:
+        names = set(pool.map(name, range(8)))
+    assert names == {Pseudonyms(tmp_path / "key").of("patient", "LIDC-7")}
+    assert [path.name for path in tmp_path.iterdir()] == ["key"]

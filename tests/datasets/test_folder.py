@@ -41,7 +41,7 @@ def _spec(split_csv: str | None = None) -> CatalogSpec:
 def test_ids_come_from_paths_and_patients_from_names(tmp_path: Path) -> None:
     write_folder(tmp_path)
     rows = _rows(tmp_path)
-    uid = UNKEYED.of("series", "1.2.840.7")
+    uid = UNKEYED.of("series", "1.2.840.7 LIDC-7")
     assert {volume: row.patient for volume, row in rows.items()} == {
         "LIDC-7_resampled": LIDC,
         f"LIDC_series_{uid}": LIDC,

@@ -4,7 +4,7 @@ import json
 import logging
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,9 +23,11 @@ from ct3dlib.cohort.catalog import write_catalog
 from ct3dlib.cohort.private import TABLE
 from ct3dlib.cohort.pseudonyms import Pseudonyms
 from ct3dlib.cohort.shard import store_shard
+from ct3dlib.cohort.split import load_assignments, save_assignments
 from ct3dlib.config import CatalogSpec, RecipeSpec
 from ct3dlib.datasets import build_catalog
-from ct3dlib.errors import StoreError
+from ct3dlib.datasets.folder import read_folder
+from ct3dlib.errors import DatasetError, StoreError
 from ct3dlib.scan.dicom_facts import ALLOWED, facts_of
 from ct3dlib.scan.dicom_file import quiet
 
@@ -258,13 +260,7 @@ def test_the_private_table_tells_which_scan_a_volume_is(raw: Path, tmp_path: Pat
     assert found.catalog.set_index("volume").loc[brown, "split"] == "valid"
     tom = told.query("patient == 'Miller_Tom'").index[0]
     kept = json.loads(found.catalog.set_index("volume").loc[tom, "metadata"])
-    assert kept == {
-        "PatientAge": "090Y",
-        "RescaleIntercept": "0",
-        "RescaleSlope": "1",
-        "XYSpacing": "4",
-        "ZSpacing": "4",
-    }
+    assert kept == {"PatientAge": "090Y"}
 
 
 def test_pseudonyms_stay_when_volumes_come_and_go(raw: Path, tmp_path: Path) -> None:
@@ -293,7 +289,7 @@ def test_a_changed_file_is_seen_though_its_time_is_hidden(raw: Path, tmp_path: P
 def test_without_the_private_table_a_shard_ends_with_the_way_out(raw: Path, tmp_path: Path) -> None:
     found = run(raw, tmp_path / "out", pseudonymise=True)
     (tmp_path / "out/private" / TABLE).unlink()
-    with pytest.raises(StoreError, match=r"v[0-9a-f]{12}:0: a pseudonym .*bring the private"):
+    with pytest.raises(StoreError, match=r"names\.parquet: cannot be read .*bring the private"):
         store_shard(
             found.catalog,
             raw,
@@ -302,3 +298,72 @@ def test_without_the_private_table_a_shard_ends_with_the_way_out(raw: Path, tmp_
             status=tmp_path / "other.parquet",
             private=tmp_path / "out/private",
         )
+
+
+def _leak(tag: str, value: object) -> Callable[[Dataset], None]:
+    """Return a change of a slice: one tag holds something that is not for it."""
+
+    def change(dataset: Dataset) -> None:
+        with quiet():
+            setattr(dataset, tag, value)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("tag", "value"),
+    [
+        ("Modality", "LEAK JOHN"),
+        ("RescaleType", "LEAK JANE"),
+        ("PhotometricInterpretation", "LEAK"),
+    ],
+    ids=["modality", "unit", "photometric"],
+)
+def test_messages_of_rejected_series_hold_no_value_of_a_tag(
+    tmp_path: Path, tag: str, value: str
+) -> None:
+    for number in range(3):
+        write_series(tmp_path / f"raw/series{number}", number)
+        write_nifti(tmp_path / f"raw/scan{number}.nii.gz", number)
+    for path in (tmp_path / "raw/series0").iterdir():
+        dataset = pydicom.dcmread(path)
+        _leak(tag, value)(dataset)
+        with quiet():
+            dataset.save_as(path)
+    found = run(tmp_path / "raw", tmp_path / "out", pseudonymise=False)
+    assert found.status["status"].value_counts().to_dict() == {"stored": 5, "rejected": 1}
+    for where, text in found.texts.items():
+        assert "LEAK" not in text, where
+
+
+def test_pseudonyms_are_for_an_empty_folder(raw: Path, tmp_path: Path) -> None:
+    spec = CatalogSpec(dataset="folder", shards=SHARDS)
+    path = tmp_path / "assignments.json"
+    save_assignments(path, {"Brown_Ann": "train"}, spec=spec)
+    hidden = CatalogSpec(dataset="folder", shards=SHARDS, pseudonymise=True)
+    names = Pseudonyms(tmp_path / "private/key")
+    with pytest.raises(DatasetError, match=r"pseudonymise False, .* start in an empty folder"):
+        build_catalog(raw, hidden, names=names, previous=load_assignments(path))
+    save_assignments(path, {}, spec=hidden)
+    assert load_assignments(path).pseudonymised
+    with pytest.raises(DatasetError, match="pseudonymise True"):
+        build_catalog(raw, spec, previous=load_assignments(path))
+
+
+def test_a_damaged_private_table_is_named(raw: Path, tmp_path: Path) -> None:
+    run(raw, tmp_path / "out", pseudonymise=True)
+    (tmp_path / "out/private" / TABLE).write_bytes(b"no table")
+    with pytest.raises(StoreError, match=r"names\.parquet: cannot be read .* bring the private"):
+        run(raw, tmp_path / "out", pseudonymise=True)
+
+
+def test_two_people_with_one_series_uid_are_two_series(tmp_path: Path) -> None:
+    write_series(tmp_path / "raw/both", 1)
+    paths = sorted((tmp_path / "raw/both").iterdir())
+    for path in paths[:4]:
+        dataset = pydicom.dcmread(path)
+        dataset.PatientID = "another"
+        dataset.save_as(path)
+    rows = list(read_folder(tmp_path / "raw"))
+    assert [(row.problem, len(row.sources)) for row in rows] == [(None, 4)] * 2
+    assert len({row.patient for row in rows}) == len({row.volume for row in rows}) == 2

@@ -270,3 +270,15 @@ def test_hidden_folders_are_passed_over(write, tmp_path):
     write("a", heights(12), lambda _: {"SeriesInstanceUID": generate_uid()})
     (tmp_path / "dicom").rename(tmp_path / ".snapshot")
     assert list_series(tmp_path) == []
+
+
+@pytest.mark.parametrize(("tag", "value"), [("RescaleType", "OD"), ("Modality", "MR")])
+def test_slices_of_another_unit_are_not_of_the_volume(write_slice, phantom, tmp_path, tag, value):
+    stored = phantom + 1024
+    for number, plane in enumerate(stored):
+        extra = {tag: value} if number >= 20 else {}
+        write_slice(f"{number}.dcm", plane, 2.5 * number, **extra)
+    kept, left_out = sorted(list_series(tmp_path / "dicom"), key=lambda one: -len(one.files))
+    assert (len(kept.files), kept.problem) == (20, None)
+    assert left_out.problem is not None
+    assert left_out.problem[0] in ("MIXED_SERIES", "NOT_HU", "NOT_CT")

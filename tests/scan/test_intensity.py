@@ -62,9 +62,14 @@ def test_slope_that_differs_from_one_is_applied(phantom):
     np.testing.assert_allclose(result.volume.array, phantom, atol=1e-3)
 
 
-def test_identical_hypotheses_are_hu_without_a_look():
-    noise = np.arange(27, dtype=np.int16).reshape(3, 3, 3)
-    assert to_hu(reading(noise), slope=1.0, intercept=0.0, state="auto").state == "hu"
+def test_slope_1_and_intercept_0_are_held_against_the_values(phantom):
+    assert to_hu(reading(phantom), slope=1.0, intercept=0.0, state="auto").state == "hu"
+    mask = np.zeros((9, 9, 9), dtype=np.int16)
+    mask[2:5] = 1
+    with pytest.raises(VolumeError, match="metadata state 1 and 0; correct slope") as caught:
+        to_hu(reading(mask), slope=1.0, intercept=0.0, state="auto")
+    assert caught.value.reason == "HU_UNKNOWN"
+    assert to_hu(reading(mask), slope=1.0, intercept=0.0, state="stored").state == "hu"
 
 
 def test_double_rescale_is_refused(phantom):
