@@ -4,15 +4,17 @@ from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 
 from ct3dlib import __version__
+from ct3dlib.cli_interchange import export, importing
+from ct3dlib.cli_single import default_device, encode, nifti_name, reconstruct
 from ct3dlib.cohort.location import location
 from ct3dlib.cohort.verify import find_tables, verify_layout, verify_table
 from ct3dlib.errors import Ct3dError
-from ct3dlib.inference.decode import decode_volume, find_tokenizer, find_tokens
+from ct3dlib.inference.decode import decode_volume, find_model, find_tokenizer, find_tokens
 from ct3dlib.inference.describe import describe_model, describe_table
+from ct3dlib.inference.encoded_file import SUFFIX, decode_scan, read_encoded
 from ct3dlib.models.exported import load_model
 from ct3dlib.scan.nifti import write_nifti
 
@@ -32,13 +34,6 @@ def main() -> None:
         raise SystemExit(1) from error
 
 
-def _nifti_name(path: Path) -> Path:
-    """Refuse a name that is not NIfTI's before anything is computed."""
-    if not path.name.lower().endswith((".nii", ".nii.gz")):
-        raise typer.BadParameter(f"{path}: the name must end with .nii or .nii.gz")
-    return path
-
-
 @app.command()
 def version() -> None:
     """Print the version."""
@@ -47,11 +42,16 @@ def version() -> None:
 
 @app.command()
 def decode(
-    tokens: Annotated[Path, typer.Argument(help="tokens/valid, its .parquet, or one shard of it")],
-    volume: Annotated[str, typer.Option(help="id of the volume")],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", callback=_nifti_name, help="NIfTI to write, in HU")
+    tokens: Annotated[
+        Path,
+        typer.Argument(help="tokens/valid, its .parquet, one shard of it, or a file of `encode`"),
     ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", callback=nifti_name, help="NIfTI to write, in HU")
+    ],
+    volume: Annotated[
+        str | None, typer.Option(help="id of the volume; a file of `encode` holds one")
+    ] = None,
     models: Annotated[
         Path | None, typer.Option(help="folder of models; next to tokens/ when absent")
     ] = None,
@@ -60,10 +60,18 @@ def decode(
     ] = False,
 ) -> None:
     """Decode a volume's tokens into a NIfTI file in HU, on the grid of the original scan."""
-    array = find_tokens(tokens, volume)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    tokenizer = find_tokenizer(models or _beside(tokens, "models"), array, device)
-    write_nifti(output, decode_volume(array, tokenizer, stored_grid=stored_grid))
+    folder, device = models or _beside(tokens, "models"), default_device()
+    if tokens.suffix == SUFFIX:
+        encoded = read_encoded(tokens)
+        tokenizer = find_model(folder, encoded.provenance["tokenizer_sha256"], device)
+        made = decode_scan(tokenizer, encoded, stored_grid=stored_grid)
+    elif volume is None:
+        raise typer.BadParameter(f"{tokens}: holds many volumes; give the id of one, --volume")
+    else:
+        array = find_tokens(tokens, volume)
+        tokenizer = find_tokenizer(folder, array, device)
+        made = decode_volume(array, tokenizer, stored_grid=stored_grid)
+    write_nifti(output, made)
     typer.echo(str(output))
 
 
@@ -103,6 +111,12 @@ def describe(
             typer.echo(describe_model(folder))
         case table:
             typer.echo(describe_table(table))
+
+
+app.command()(reconstruct)
+app.command()(encode)
+app.command()(export)
+app.add_typer(importing, name="import")
 
 
 def _beside(tokens: Path, name: str) -> Path:

@@ -15,6 +15,9 @@ rule report:
             for file in ("model.safetensors", "spec.json")
         ],
         tokens=[f"tokens/{split}.parquet" for split in SPLITS],
+        examples=expand(
+            "results/tokenizers/{tokenizer}/picture.png", tokenizer=CONFIG.tokenizers
+        ),
         samples="samples/samples.csv",
         metrics=[
             "metrics/reconstruction.json",
@@ -38,5 +41,5 @@ rule report:
     shell:
         "{PYTHON} -m workflow_scripts.make_report --spec {params.spec:q} --catalog {input.catalog}"
         " --volumes {input.volumes} --statistics {input.statistics} --regions {input.regions} --tokens {input.tokens}"
-        " --tokenizer models/{TOKENIZER} --samples {input.samples} --metrics {input.metrics}"
+        " --tokenizer models/{TOKENIZER} --examples {input.examples} --samples {input.samples} --metrics {input.metrics}"
         " --runs {params.runs} --report {output.report} > {log} 2>&1"

@@ -17,6 +17,19 @@ def tokenizer_recipe(wildcards):
     ].model_dump_json()
 
 
+def tokenizer_start(wildcards):
+    """Return the model that a tokenizer's training starts from, if there is one."""
+    start = CONFIG.tokenizers[wildcards.tokenizer].init_from
+    return [f"{start}/model.safetensors", f"{start}/spec.json"] if start else []
+
+
+def tokenizer_features(wildcards):
+    """Return the pipeline's own feature network where a tokenizer's loss listens to it."""
+    wanted = CONFIG.tokenizers[wildcards.tokenizer].wants_features
+    files = ["models/features/model.safetensors", "models/features/spec.json"]
+    return files if wanted else []
+
+
 def tokenizer_launch(wildcards):
     """Return what starts a tokenizer's training."""
     return launch(CONFIG.tokenizers[wildcards.tokenizer])
@@ -41,6 +54,8 @@ rule tokenizer:
     input:
         train=tokenizer_volumes("train"),
         tune=tokenizer_volumes("tune"),
+        start=tokenizer_start,
+        features=tokenizer_features,
     output:
         model="models/{tokenizer}/model.safetensors",
         spec="models/{tokenizer}/spec.json",
@@ -58,10 +73,14 @@ rule tokenizer:
         recipe=tokenizer_recipe,
         code=fingerprint("workflow_scripts.train_tokenizer"),
         launch=tokenizer_launch,
+        features=lambda wildcards, input: (
+            "--features models/features" if input.features else ""
+        ),
     shell:
         "{PYTHON} {params.launch} workflow_scripts.train_tokenizer --spec {params.spec:q}"
         " --recipe {params.recipe:q} --train {input.train} --tune {input.tune}"
-        " --code {params.code} --run runs/{wildcards.tokenizer} --model models/{wildcards.tokenizer} > {log} 2>&1"
+        " --code {params.code} --run runs/{wildcards.tokenizer} --model models/{wildcards.tokenizer}"
+        " {params.features} > {log} 2>&1"
 
 
 rule evaluate_tokenizer:
@@ -72,6 +91,9 @@ rule evaluate_tokenizer:
         valid=tokenizer_volumes("valid"),
     output:
         metrics="metrics/reconstruction/{tokenizer}.json",
+        example=multiext(
+            "results/tokenizers/{tokenizer}/", "picture.png", "movie.gif", "movie.mp4"
+        ),
     log:
         "logs/evaluate_tokenizer/{tokenizer}.log",
     benchmark:
@@ -88,7 +110,7 @@ rule evaluate_tokenizer:
     shell:
         "{PYTHON} -m workflow_scripts.evaluate_tokenizer --spec {params.spec:q} --device {params.device}"
         " --model models/{wildcards.tokenizer} --train {input.train} --valid {input.valid}"
-        " --metrics {output.metrics} > {log} 2>&1"
+        " --example results/tokenizers/{wildcards.tokenizer} --metrics {output.metrics} > {log} 2>&1"
 
 
 rule reconstruction_metrics:

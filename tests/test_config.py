@@ -73,6 +73,10 @@ def test_empty_default_and_text_around_a_variable(base):
             r"spacing\.0: .*less than or equal to 100",
         ),
         ({"tokenizers": {"lfq": {"crop": [17, 48, 104]}}}, r"crop \(17, 48, 104\) is larger than"),
+        (
+            {"tokenizers": {"lfq": {"crop": [17, 80, 96]}}, "recipes": {"chest": {"axes": "dwh"}}},
+            r"crop \(17, 80, 96\) is larger than the shape \(65, 96, 80\)",
+        ),
         ({"tokens": {"tokenizer": "vq"}}, "no tokenizer 'vq'; there are"),
         ({"regions": {"recipe": "brain"}}, "no recipe 'brain'; there are"),
         (

@@ -18,6 +18,7 @@ def main(args: Namespace) -> None:
         statistics=args.statistics,
         regions=args.regions,
         tokens=args.tokens,
+        examples=args.examples,
         samples=args.samples,
         metrics=args.metrics,
         runs=args.runs,
@@ -34,6 +35,6 @@ if __name__ == "__main__":
         main,
         Arguments(description=__doc__)
         .spec(ReportSpec)
-        .lists("volumes", "statistics", "regions", "tokens", "metrics", "runs")
+        .lists("volumes", "statistics", "regions", "tokens", "examples", "metrics", "runs")
         .paths("catalog", "tokenizer", "samples", "report"),
     )

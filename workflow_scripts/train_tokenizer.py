@@ -1,67 +1,137 @@
-"""Train one tokenizer on crops of its recipe's volumes and export its best weights."""
+"""Train one tokenizer on its recipe's volumes, stage by stage, and export its best weights."""
 
+import hashlib
 from argparse import Namespace
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
-from ct3dlib.cohort.store import stored_volumes
+from ct3dlib.cohort.store import StoredVolume, stored_volumes
 from ct3dlib.config import RecipeSpec, TokenizerSpec
-from ct3dlib.errors import StoreError
+from ct3dlib.errors import CheckpointError, StoreError
 from ct3dlib.inference.contract import check_volumes
-from ct3dlib.models.exported import save_model
+from ct3dlib.inference.loaded import tokenizer_contract
+from ct3dlib.models import build_autoencoder
+from ct3dlib.models.exported import load_model, save_model
+from ct3dlib.models.perceptual import load_perceptual
 from ct3dlib.objectives.tokenizer import TokenizerObjective
 from ct3dlib.training.distributed import rank
-from ct3dlib.training.items import CropItems
+from ct3dlib.training.items import CropItems, GridItems, WholeItems
+from ct3dlib.training.loader import Items
 from ct3dlib.training.loop import train
 from workflow_scripts.step import Arguments, run
 
+State = Mapping[str, Tensor]
+
 
 def main(args: Namespace) -> None:
-    """Train and export."""
+    """Train every stage from the weights of the one before, and export the last."""
     spec: TokenizerSpec = args.spec
     recipe: RecipeSpec = args.recipe
-    items, validation = (
-        CropItems(stored_volumes(tables), crop=spec.crop, window=recipe.window, range=recipe.range)
-        for tables in (args.train, args.tune)
-    )
-    if not len(items):
+    volumes, held_out = stored_volumes(args.train), stored_volumes(args.tune)
+    if not volumes:
         raise StoreError("no volume of the train split is stored; see its status tables")
-    check_volumes(recipe, (*items.volumes, *validation.volumes), model="this training")
+    check_volumes(recipe, (*volumes, *held_out), model="this training")
     torch.set_num_threads(spec.threads)
-    torch.manual_seed(spec.seed)
-    objective = TokenizerObjective(spec, value_range=recipe.range)
-    summary = train(
-        objective,
-        items,
-        spec,
-        run_dir=args.run,
-        validation=validation if len(validation) else None,
-        code=args.code,
-    )
-    if rank() == 0:
-        contract = {
-            "recipe": recipe.model_dump(mode="json"),
-            "windowing": "windows of 2 + t slices, stride t, t the slices of a token",
-            "bit_order": "msb_first_channel0",
-            "axis_order": "dhw",
-        }
+    weights, history = _start(spec), []
+    stages = spec.in_stages()
+    for number, stage in enumerate(stages, start=1):
+        objective, origin = _objective(stage, recipe, args.features, weights=weights)
+        before = _digest(objective.model.encoding_modules())
+        summary = train(
+            objective,
+            _items(stage, recipe, volumes, training=True),
+            stage,
+            run_dir=args.run / f"stage-{number}" if len(stages) > 1 else args.run,
+            validation=_items(stage, recipe, held_out, training=False) if held_out else None,
+            code=" ".join((args.code, *origin)),
+        )
+        weights = objective.model.state_dict()
+        after = _digest(objective.model.encoding_modules())
+        history.append({**asdict(summary), "encoder_before": before, "encoder_after": after})
+    if rank() == 0 and weights is not None:
+        model = build_autoencoder(spec.model)
+        model.load_state_dict(weights)
         save_model(
             args.model,
-            objective.model,
+            model,
             spec=spec.model,
-            contract=contract,
-            training=asdict(summary),
+            contract=tokenizer_contract(spec, recipe),
+            training={**history[-1], "stages": history},
         )
 
 
+def _objective(
+    spec: TokenizerSpec, recipe: RecipeSpec, features: Path | None, *, weights: State | None
+) -> tuple[TokenizerObjective, list[str]]:
+    """Return the objective of a stage, the same on every rank, and hashes of what it starts from.
+
+    Args:
+        spec: Of the stage.
+        recipe: Of its volumes.
+        features: Folder of the pipeline's feature network.
+        weights: To start from; drawn from the seed where there are none.
+    """
+    origin = []
+    perceptual = None
+    if spec.loss.perceptual:
+        perceptual = load_perceptual(spec.perceptual, features, recipe=recipe)
+        origin.append(perceptual.sha256)
+    torch.manual_seed(spec.seed)
+    objective = TokenizerObjective(spec, value_range=recipe.range, perceptual=perceptual)
+    if weights is not None:
+        objective.model.load_state_dict(weights)
+        origin.append(_digest([objective.model]))
+    return objective, origin
+
+
+def _start(spec: TokenizerSpec) -> State | None:
+    """Return the weights to start from, if the section names any."""
+    if spec.init_from is None:
+        return None
+    found = load_model(Path(spec.init_from))
+    if found.spec != spec.model:
+        raise CheckpointError(
+            f"init_from: {spec.init_from} is of another model than this section's: "
+            f"{found.spec.model_dump_json()}; copy its values into `model`"
+        )
+    return found.module.state_dict()
+
+
+def _items(
+    spec: TokenizerSpec, recipe: RecipeSpec, volumes: Sequence[StoredVolume], *, training: bool
+) -> Items:
+    """Return what is trained or validated on; validation takes crops at drawn places, too."""
+    seen: dict[str, Any] = {"window": recipe.window, "range": recipe.range, "axes": recipe.axes}
+    if spec.crop is None:
+        return WholeItems(volumes, **seen)
+    if spec.patching == "full" and training:
+        return GridItems(volumes, patch=spec.crop, stride=spec.crop, **seen)
+    return CropItems(volumes, crop=spec.crop, **seen)
+
+
+def _digest(modules: Sequence[nn.Module]) -> str:
+    """Return a hash of weights."""
+    found = hashlib.sha256()
+    for module in modules:
+        for name, value in sorted(module.state_dict().items()):
+            found.update(name.encode())
+            found.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
 if __name__ == "__main__":
-    run(
-        main,
+    arguments = (
         Arguments(description=__doc__)
         .spec(TokenizerSpec)
         .spec(RecipeSpec, "recipe")
         .lists("train", "tune")
         .paths("run", "model")
-        .text("code"),
+        .text("code")
     )
+    arguments.add_argument("--features", type=Path, help="model of the perceptual term")
+    run(main, arguments)

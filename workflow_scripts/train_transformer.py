@@ -29,7 +29,7 @@ def main(args: Namespace) -> None:
     check_tokens(items.first, tokenizer)
     network = MaskGITNetworkSpec(
         **spec.model.model_dump(),
-        bits=tokenizer.model.quantizer.bits,
+        bits=tokenizer.quantizer.bits,
         num_labels=len(LABELS) if items.labelled else 0,
     )
     torch.set_num_threads(spec.threads)

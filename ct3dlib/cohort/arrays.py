@@ -23,12 +23,12 @@ def write_array(path: Path, array: NDArray[np.generic]) -> None:
 
     Args:
         path: Folder of the array.
-        array: D H W, or a vector of bytes.
+        array: D H W, latents C d h w, or a vector of bytes.
 
     Raises:
         OSError: The disk does not take it.
     """
-    chunks = CHUNKS if array.ndim == 3 else (_BYTES_CHUNK,)
+    chunks, names = _layout(array.shape)
     fill = -1024 if array.dtype == np.int16 else 0
     zarr.create_array(
         path,
@@ -43,7 +43,7 @@ def write_array(path: Path, array: NDArray[np.generic]) -> None:
             Crc32cCodec(),
         ],
         chunk_key_encoding={"name": "default", "separator": "."},
-        dimension_names=("z", "y", "x") if array.ndim == 3 else ("byte",),
+        dimension_names=names,
     )
     written = tensorstore.open(
         {
@@ -61,6 +61,17 @@ def write_array(path: Path, array: NDArray[np.generic]) -> None:
         if code is None:
             raise
         raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
+
+
+def _layout(shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Return the chunks of an array and the names of its axes."""
+    match len(shape):
+        case 3:
+            return CHUNKS, ("z", "y", "x")
+        case 4:  # a crop of latents needs all channels
+            return (shape[0], *CHUNKS), ("c", "z", "y", "x")
+        case _:
+            return (_BYTES_CHUNK,), ("byte",)
 
 
 def open_array(place: Location) -> Any:

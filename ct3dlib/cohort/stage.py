@@ -54,7 +54,7 @@ class OpenShard:
 
 
 @contextmanager
-def _sole_writer(store: Path) -> Iterator[None]:
+def sole_writer(store: Path) -> Iterator[None]:
     """Hold a store against other processes, also those of other machines on a shared disk.
 
     The lock is the kernel's and ends with its process. A disk that knows no such locks gets a
@@ -95,7 +95,7 @@ def fill_shard(
     """
     store = store_of(status)
     store.parent.mkdir(parents=True, exist_ok=True)
-    with _sole_writer(store):
+    with sole_writer(store):
         create_store(store, kind)
         shard = OpenShard(store, Attempts(status.with_suffix(".attempts.json")))
         named = progress(rows, name=f"{kind} {status.stem}", unit="volume")

@@ -31,7 +31,7 @@ from ct3dlib.errors import StoreError
 logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
-Kind = Literal["volumes", "regions", "tokens"]
+Kind = Literal["volumes", "regions", "tokens", "latents"]
 STATUS_COLUMNS = ("volume", "status", "reason", "message", "node", "sha256")
 
 
@@ -85,7 +85,7 @@ def write_node(
     Args:
         store: A shard's store that `create_store` made.
         node: Name of the group, `{volume}@{key}`.
-        array: D H W, or a vector of packed bytes.
+        array: D H W, latents C d h w, or a vector of packed bytes.
         attributes: Attributes of the group. Under `ct3d` the hashes of the array (`sha256`) and
             of the attributes (`attributes_sha256`) are added.
 

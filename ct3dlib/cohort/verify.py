@@ -88,8 +88,8 @@ def verify_table(table: Location, tokenizer_sha256: str | None = None) -> Iterat
     Groups that the table does not name are found in a folder only: a web server lists nothing.
 
     Args:
-        table: A shard's status table of volumes, regions or tokens.
-        tokenizer_sha256: Hash of the tokenizer in use; tokens of another one are stale.
+        table: A shard's status table of volumes, regions, tokens or latents.
+        tokenizer_sha256: Hash of the tokenizer in use; what another one encoded is stale.
     """
     store = store_of(table)
     for problem in _problems_of_pair(table, store):
@@ -186,11 +186,11 @@ def _problems(array: StoredArray, row: dict[str, Any], tokenizer: str | None) ->
     shape = ct3d["shape"] if "bits" in ct3d else list(array.shape)
     if list(row.get("shape") or ()) != list(shape):
         yield f"has shape {list(shape)}, the table says {row.get('shape')}"
-    if "bits" not in ct3d:
-        return
-    try:
-        unpack_indices(array.read(), int(ct3d["bits"]), tuple(ct3d["shape"]))
-    except StoreError as error:
-        yield str(error)
-    if tokenizer is not None and ct3d["tokenizer_sha256"] != tokenizer:
+    if "bits" in ct3d:
+        try:
+            unpack_indices(array.read(), int(ct3d["bits"]), tuple(ct3d["shape"]))
+        except StoreError as error:
+            yield str(error)
+    made_by = ct3d.get("tokenizer_sha256")
+    if None not in (tokenizer, made_by) and made_by != tokenizer:
         yield "is stale: encoded by another tokenizer"

@@ -11,8 +11,16 @@ from typing import Any
 
 from pydantic import Field, PositiveInt, ValidationError, field_validator, model_validator
 
+from ct3dlib.config.autoencoder import (
+    AutoencoderSpec,
+    CausalTokenizerSpec,
+    KLAutoencoderSpec,
+    LatentAttentionSpec,
+    MaisiTokenizerSpec,
+)
 from ct3dlib.config.base import SPLITS, Fraction, Name, Shape, Spec, Split, Triple
 from ct3dlib.config.data import (
+    Axes,
     CatalogSpec,
     ClassicalRegionsSpec,
     Dataset,
@@ -23,9 +31,14 @@ from ct3dlib.config.data import (
     RegionsSpec,
 )
 from ct3dlib.config.explain import explain
+from ct3dlib.config.features import FeaturesSpec, SliceFeaturesSpec
+from ct3dlib.config.quantizer import FSQSpec, LFQSpec, QuantizerSpec
 from ct3dlib.config.tokenizer import (
-    CausalTokenizerSpec,
-    LFQSpec,
+    DiscriminatorSpec,
+    LatentsSpec,
+    PerceptualSpec,
+    SlidingWindowSpec,
+    StageSpec,
     TokenizerLossSpec,
     TokenizerSpec,
     TokensSpec,
@@ -44,29 +57,43 @@ from ct3dlib.errors import ConfigError
 __all__ = [
     "SPLITS",
     "AugmentSpec",
+    "AutoencoderSpec",
+    "Axes",
     "BlocksSpec",
     "CatalogSpec",
     "CausalTokenizerSpec",
     "ClassicalRegionsSpec",
     "Config",
     "Dataset",
+    "DiscriminatorSpec",
     "Domain",
     "EarlyStopSpec",
+    "FSQSpec",
     "Fault",
+    "FeaturesSpec",
     "Fraction",
+    "KLAutoencoderSpec",
     "LFQSpec",
+    "LatentAttentionSpec",
+    "LatentsSpec",
+    "MaisiTokenizerSpec",
     "MaskGITNetworkSpec",
     "MaskGITSpec",
     "MaskSchedule",
     "Name",
+    "PerceptualSpec",
     "PhantomSpec",
+    "QuantizerSpec",
     "RecipeSpec",
     "RegionsSpec",
     "ReportSpec",
     "SamplesSpec",
     "Shape",
+    "SliceFeaturesSpec",
+    "SlidingWindowSpec",
     "Spec",
     "Split",
+    "StageSpec",
     "TokenizerLossSpec",
     "TokenizerSpec",
     "TokensSpec",
@@ -97,11 +124,25 @@ class Config(Spec):
     catalog: CatalogSpec
     recipes: dict[Name, RecipeSpec]
     regions: RegionsSpec
+    features: FeaturesSpec | None = Field(
+        default=None, description="Slice features for perceptual terms; null: there are none."
+    )
     tokenizers: dict[Name, TokenizerSpec]
     tokens: TokensSpec
+    latents: LatentsSpec | None = Field(
+        default=None, description="What latents/{split}.done holds; null: there is no such target."
+    )
     transformer: TransformerSpec
     samples: SamplesSpec = SamplesSpec()
     report: ReportSpec = ReportSpec()
+
+    @field_validator("tokenizers", mode="before")
+    @classmethod
+    def _drop_null(cls, value: Any) -> Any:
+        """Leave out what a preset set to null: it does not want that tokenizer of config.yaml."""
+        if isinstance(value, Mapping):
+            return {name: section for name, section in value.items() if section is not None}
+        return value
 
     @field_validator("raw_root")
     @classmethod
@@ -116,28 +157,64 @@ class Config(Spec):
     def _check_crops(self) -> "Config":
         for name, tokenizer in self.tokenizers.items():
             recipe = self.recipes.get(tokenizer.recipe)
-            shape = recipe and recipe.shape
-            if shape and any(c > s for c, s in zip(tokenizer.crop, shape, strict=True)):
+            shape = recipe and recipe.seen_shape
+            crop = tokenizer.crop
+            if shape and crop and any(c > s for c, s in zip(crop, shape, strict=True)):
                 raise ValueError(
-                    f"tokenizers.{name}.crop {tokenizer.crop} is larger than the shape {shape} of "
+                    f"tokenizers.{name}.crop {crop} is larger than the shape {shape} of "
                     f"its recipe {tokenizer.recipe!r}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _check_features(self) -> "Config":
+        for name, tokenizer in self.tokenizers.items():
+            if tokenizer.wants_features and self.features is None:
+                raise ValueError(
+                    f"tokenizers.{name}.loss.perceptual: there is no section `features` to train "
+                    f"the network of slices; add it, or give perceptual.weights"
                 )
         return self
 
     @model_validator(mode="after")
     def _check_names(self) -> "Config":
         readers = {f"tokenizers.{name}.recipe": t.recipe for name, t in self.tokenizers.items()}
-        for key, recipe in {**readers, "regions.recipe": self.regions.recipe}.items():
+        readers["regions.recipe"] = self.regions.recipe
+        if self.features is not None:
+            readers["features.recipe"] = self.features.recipe
+        for key, recipe in readers.items():
             if recipe not in self.recipes:
                 raise ValueError(f"{key}: no recipe {recipe!r}; there are {sorted(self.recipes)}")
-        if "transformer" in self.tokenizers:
-            raise ValueError("tokenizers: the name 'transformer' is taken; choose another")
+        for taken in ("transformer", "features"):
+            if taken in self.tokenizers:
+                raise ValueError(f"tokenizers: the name {taken!r} is taken; choose another")
+        return self
+
+    @model_validator(mode="after")
+    def _check_tokens(self) -> "Config":
+        if self.latents is not None and self.latents.tokenizer not in self.tokenizers:
+            raise ValueError(
+                f"latents.tokenizer: no tokenizer {self.latents.tokenizer!r}; there are "
+                f"{sorted(self.tokenizers)}"
+            )
         if self.tokens.tokenizer not in self.tokenizers:
             raise ValueError(
                 f"tokens.tokenizer: no tokenizer {self.tokens.tokenizer!r}; there are "
                 f"{sorted(self.tokenizers)}"
             )
-        bits = self.tokenizers[self.tokens.tokenizer].model.quantizer.bits
+        model = self.tokenizers[self.tokens.tokenizer].model
+        if model.name == "vae":
+            raise ValueError(
+                f"tokens.tokenizer: {self.tokens.tokenizer!r} has no codebook, so it makes no "
+                f"tokens; name one with a quantizer"
+            )
+        size = model.quantizer.codebook_size
+        bits = (size - 1).bit_length()
+        if size != 2**bits:
+            raise ValueError(
+                f"tokens.tokenizer: {self.tokens.tokenizer!r} has {size} codes; the transformer "
+                f"reads a power of two"
+            )
         if bits % self.transformer.model.bits_per_group:
             raise ValueError(
                 f"transformer.model.bits_per_group ({self.transformer.model.bits_per_group}) must "

@@ -24,6 +24,7 @@ from ct3dlib.config.base import (
 )
 
 Domain = Literal["hu", "mr", "window8", "uint8"]
+Axes = Literal["dhw", "dwh"]
 Percent = Annotated[float, Field(ge=0, le=100)]
 Dataset = Literal["ct_rate", "folder", "brats", "medmnist3d", "omniabnorm"]
 Fault = Literal["truncated", "nan", "no_metadata", "single_slice"]
@@ -129,6 +130,9 @@ class RecipeSpec(Spec):
         description="mr: percentiles of a volume's voxels above 0, in the window's place.",
     )
     range: tuple[float, float] = Field(default=(-1.0, 1.0), description="What models see.")
+    axes: Axes = Field(
+        default="dhw", description="Order in which models see the axes; dwh: BTB3D's."
+    )
     hu_state: Literal["auto", "hu", "stored"] = Field(
         default="auto", description="Whether files hold HU, stored values, or each is found out."
     )
@@ -153,6 +157,14 @@ class RecipeSpec(Spec):
         if self.domain in ("window8", "uint8") and self.window != (0, 255):
             raise ValueError(f"the window of 8-bit values is [0, 255], not {list(self.window)}")
         return self
+
+    @property
+    def seen_shape(self) -> Shape | None:
+        """`shape` in the order of `axes`."""
+        if self.shape is None or self.axes == "dhw":
+            return self.shape
+        depth, height, width = self.shape
+        return depth, width, height
 
 
 class ClassicalRegionsSpec(Spec):

@@ -1,6 +1,6 @@
-"""Sections of the volume tokenizers and of the tokens they make."""
+"""Sections of the tokenizers: their losses, their training, and the tokens they make."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     Field,
@@ -11,90 +11,237 @@ from pydantic import (
     model_validator,
 )
 
-from ct3dlib.config.base import Name, Shape, Spec
+from ct3dlib.config.autoencoder import AutoencoderSpec, KLAutoencoderSpec, MaisiTokenizerSpec
+from ct3dlib.config.base import Fraction, Name, Shape, Spec
+from ct3dlib.config.quantizer import LFQSpec
 from ct3dlib.config.training import AugmentSpec, TrainSpec
 
 
-class LFQSpec(Spec):
-    """Lookup-free quantization (Yu et al., arXiv:2310.05737)."""
+class DiscriminatorSpec(Spec):
+    """A PatchGAN discriminator (Isola et al., arXiv:1611.07004), 2D or 3D as the model."""
 
-    name: Literal["lfq"] = "lfq"
-    bits: Annotated[int, Field(ge=1, le=30)] = Field(
-        default=18, description="log2 of the codebook size."
+    filters: PositiveInt = Field(default=32, description="Channels of the first layer.")
+    num_layers: PositiveInt = Field(default=3, description="Layers that halve the grid.")
+    norm: Literal["instance", "group"] = "instance"
+
+
+class PerceptualSpec(Spec):
+    """The frozen network whose features are compared."""
+
+    network: Literal["slices", "alex", "vgg16", "medicalnet"] = Field(
+        default="slices",
+        description="slices: trained by the pipeline; the others read their weights from a file.",
     )
-
-
-class CausalTokenizerSpec(Spec):
-    """Haar front end and causal 3D convolutions, as BTB3D."""
-
-    name: Literal["causal"] = "causal"
-    filters: PositiveInt = Field(default=96, description="Channels of the first level.")
-    num_res_blocks: PositiveInt = 4
-    channel_multipliers: tuple[PositiveInt, ...] = (1, 2, 4)
-    temporal_downsample: tuple[bool, ...] = Field(
-        default=(True, True),
-        description="Whether the step to the next level halves the slices too.",
+    weights: str | None = Field(
+        default=None, description="File or folder of the weights; null: the pipeline's own."
     )
-    norm_groups: PositiveInt = 32
-    quantizer: LFQSpec = LFQSpec()
+    slices: PositiveInt = Field(
+        default=8, description="Slices of a crop that are compared, drawn anew each step."
+    )
 
     @model_validator(mode="after")
-    def _check(self) -> "CausalTokenizerSpec":
-        if len(self.temporal_downsample) != len(self.channel_multipliers) - 1:
+    def _check(self) -> "PerceptualSpec":
+        if self.network != "slices" and self.weights is None:
             raise ValueError(
-                f"temporal_downsample needs one entry per step between levels: "
-                f"{len(self.channel_multipliers)} levels, {len(self.temporal_downsample)} entries"
+                f"perceptual.network {self.network} needs perceptual.weights, a local file; "
+                f"nothing is downloaded"
             )
-        for multiplier in self.channel_multipliers:
-            if self.filters * multiplier % self.norm_groups:
-                raise ValueError(
-                    f"filters x multiplier ({self.filters} x {multiplier}) must be a multiple of "
-                    f"norm_groups ({self.norm_groups})"
-                )
         return self
-
-    @property
-    def downsampling(self) -> Shape:
-        """Voxels per token along (D, H, W), the factor 2 of the Haar transform included."""
-        plane = 2 ** len(self.channel_multipliers)
-        return 2 ** (1 + sum(self.temporal_downsample)), plane, plane
 
 
 class TokenizerLossSpec(Spec):
-    """Weights of the tokenizer's loss terms."""
+    """Weights of an autoencoder's loss terms; a term of weight 0 is not computed."""
 
     l1: NonNegativeFloat = 5.0
     l2: NonNegativeFloat = 0.0
-    entropy: NonNegativeFloat = Field(default=0.1, description="Weight once the warm-up is over.")
-    entropy_start: NonNegativeFloat = Field(default=0.3, description="Weight at step 0.")
+    ssim: NonNegativeFloat = Field(default=0.0, description="Of 1 - SSIM.")
+    gradient: NonNegativeFloat = Field(default=0.0, description="Of finite differences.")
+    eagle: NonNegativeFloat = Field(
+        default=0.0, description="Of the high frequencies of local gradient variances, by slice."
+    )
+    focal_frequency: NonNegativeFloat = 0.0
+    perceptual: NonNegativeFloat = 0.0
+    feature_matching: NonNegativeFloat = Field(
+        default=0.0, description="Of the discriminator's features."
+    )
+    adversarial: NonNegativeFloat = 0.0
+    adversarial_loss: Literal["non_saturating", "hinge", "least_squares"] = "non_saturating"
+    adversarial_start: NonNegativeInt = Field(
+        default=0, description="Step from which the discriminator learns and is listened to."
+    )
+    adaptive_limit: PositiveFloat | None = Field(
+        default=None,
+        description="Scale the adversarial term to the gradient of the others, at most by this "
+        "(Esser et al., arXiv:2012.09841); null: do not scale it.",
+    )
+    lecam: NonNegativeFloat = Field(
+        default=0.0, description="Regularises the discriminator (Tseng et al., arXiv:2104.03310)."
+    )
+    r1: NonNegativeFloat = Field(
+        default=0.0, description="Gradient penalty on real crops (Mescheder, arXiv:1801.04406)."
+    )
+    r1_every: PositiveInt = Field(default=20, description="Steps between gradient penalties.")
+    entropy: NonNegativeFloat = Field(
+        default=0.0, description="LFQ: of the entropy terms once the warm-up is over."
+    )
+    entropy_start: NonNegativeFloat = Field(default=0.0, description="LFQ: the same at step 0.")
     entropy_warmup_steps: NonNegativeInt = 2000
-    diversity: NonNegativeFloat = Field(default=1.0, description="gamma of the batch entropy.")
+    diversity: NonNegativeFloat = Field(default=1.0, description="LFQ: gamma of the batch entropy.")
     sharpness: PositiveFloat = Field(
         default=100.0,
-        description="Inverse temperature of the soft assignment whose entropy is measured.",
+        description="LFQ: inverse temperature of the assignment whose entropy is measured.",
     )
-    commitment: NonNegativeFloat = 0.25
+    commitment: NonNegativeFloat = Field(default=0.0, description="LFQ: of |z - code|^2.")
+    kl: NonNegativeFloat = Field(
+        default=0.0, description="VAE: beta, of the divergence from N(0, 1), mean over latents."
+    )
+    kl_warmup: Fraction = Field(
+        default=0.3, description="VAE: share of the steps over which beta rises from 0."
+    )
+    free_bits: NonNegativeFloat = Field(
+        default=0.0, description="VAE: nats of each latent that cost nothing."
+    )
+
+    @property
+    def needs_discriminator(self) -> bool:
+        """Whether any term asks for one."""
+        return bool(self.adversarial or self.feature_matching)
+
+
+class SlidingWindowSpec(Spec):
+    """How volumes larger than a training crop go through a model that is not causal."""
+
+    roi_size: Shape = Field(description="Voxels of a window; a multiple of the model's step.")
+    overlap: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.5, description="Share of a window that the next one covers too."
+    )
+    sw_batch_size: PositiveInt = Field(default=1, description="Windows at a time.")
+    mode: Literal["gaussian", "constant", "hann"] = Field(
+        default="gaussian", description="Weight of a window's voxels where windows overlap."
+    )
+
+
+class StageSpec(Spec):
+    """A stage of a curriculum: what differs from the section; null: nothing does."""
+
+    steps: PositiveInt
+    crop: Shape | None = None
+    batch_size: PositiveInt | None = None
+    micro_batch_size: PositiveInt | None = None
+    learning_rate: PositiveFloat | None = None
+    freeze_encoder: bool = False
+    loss: TokenizerLossSpec | None = None
 
 
 class TokenizerSpec(TrainSpec):
     """Training of one tokenizer on crops of one recipe's volumes."""
 
     recipe: Name
-    crop: Shape = Field(description="Voxels of a training crop.")
-    model: CausalTokenizerSpec
+    patching: Literal["none", "full", "random_parts"] = Field(
+        default="random_parts",
+        description="none: whole volumes; full: every crop of a grid; random_parts: drawn crops.",
+    )
+    crop: Shape | None = Field(default=None, description="Voxels of a training crop.")
+    model: AutoencoderSpec
     loss: TokenizerLossSpec = TokenizerLossSpec()
+    discriminator: DiscriminatorSpec = DiscriminatorSpec()
+    discriminator_rate: PositiveFloat = Field(
+        default=1.0, description="Its learning rate, relative to the model's."
+    )
+    perceptual: PerceptualSpec = PerceptualSpec()
     augment: AugmentSpec = AugmentSpec()
+    sliding_window: SlidingWindowSpec | None = Field(
+        default=None,
+        description="Part of the token format; null: windows of the crop's size, half overlapping.",
+    )
+    init_from: str | None = Field(
+        default=None, description="Folder of a model of the same kind whose weights are the start."
+    )
+    freeze_encoder: bool = Field(default=False, description="Train the decoder alone.")
+    stages: tuple[StageSpec, ...] = Field(
+        default=(), description="Trained one after the other, each from the last one's weights."
+    )
 
     @model_validator(mode="after")
     def _check_crop(self) -> "TokenizerSpec":
-        down = self.model.downsampling
-        wanted = (self.crop[0] - 1) % down[0], self.crop[1] % down[1], self.crop[2] % down[2]
-        if any(wanted):
+        if (self.crop is None) != (self.patching == "none"):
             raise ValueError(
-                f"crop {self.crop} must be (1 + n x {down[0]}, n x {down[1]}, n x {down[2]}) "
-                f"for this model"
+                "crop: give its voxels; only patching: none takes whole volumes and has no crop"
             )
+        if self.crop is not None:
+            _check_fits("crop", self.crop, self.model)
+        for number, stage in enumerate(self.stages):
+            if stage.crop is not None:
+                _check_fits(f"stages[{number}].crop", stage.crop, self.model)
         return self
+
+    @model_validator(mode="after")
+    def _check_terms(self) -> "TokenizerSpec":
+        quantizer = getattr(self.model, "quantizer", None)
+        terms = self.loss
+        if not isinstance(quantizer, LFQSpec) and (
+            terms.entropy or terms.entropy_start or terms.commitment
+        ):
+            raise ValueError("loss.entropy, entropy_start and commitment are for an LFQ quantizer")
+        if not isinstance(self.model, KLAutoencoderSpec) and terms.kl:
+            raise ValueError("loss.kl is for a model of the name vae")
+        return self
+
+    @model_validator(mode="after")
+    def _check_window(self) -> "TokenizerSpec":
+        window = self.sliding_window
+        if window is None:
+            return self
+        if self.model.name == "causal":
+            raise ValueError(
+                "sliding_window: a causal model has windows of its own; leave the key out"
+            )
+        _check_fits("sliding_window.roi_size", window.roi_size, self.model)
+        return self
+
+    @property
+    def wants_features(self) -> bool:
+        """Whether any stage listens to the pipeline's own feature network."""
+        own = self.perceptual.weights is None
+        return own and any(stage.loss.perceptual for stage in self.in_stages())
+
+    def in_stages(self) -> "list[TokenizerSpec]":
+        """Return the training's sections, one a stage, each without stages of its own."""
+        if not self.stages:
+            return [self]
+        specs = []
+        for stage in self.stages:
+            changed: dict[str, Any] = {
+                name: value
+                for name in StageSpec.model_fields
+                if (value := getattr(stage, name)) is not None
+            }
+            fields = {**self.model_dump(), **{k: _dumped(v) for k, v in changed.items()}}
+            specs.append(TokenizerSpec.model_validate({**fields, "stages": ()}))
+        return specs
+
+
+def _dumped(value: Any) -> Any:
+    """Return a spec as a mapping, anything else as it is."""
+    return value.model_dump() if isinstance(value, Spec) else value
+
+
+def _check_fits(key: str, shape: Shape, model: AutoencoderSpec) -> None:
+    """Raise unless a shape fills whole latents of a model."""
+    down = model.downsampling
+    first = 1 if model.name == "causal" else 0
+    if (shape[0] - first) % down[0] or shape[1] % down[1] or shape[2] % down[2]:
+        depth = f"1 + n x {down[0]}" if first else f"n x {down[0]}"
+        raise ValueError(
+            f"{key} {shape} must be ({depth}, n x {down[1]}, n x {down[2]}) for this model"
+        )
+    if isinstance(model, MaisiTokenizerSpec) and any(
+        have < need for have, need in zip(shape, model.smallest, strict=True)
+    ):
+        raise ValueError(
+            f"{key} {shape} is too small for num_splits {model.num_splits}: at least "
+            f"{model.smallest} voxels, or num_splits 1"
+        )
 
 
 class TokensSpec(Spec):
@@ -104,3 +251,9 @@ class TokensSpec(Spec):
     windows_per_batch: PositiveInt = Field(
         default=8, description="Windows of one volume encoded together; part of the token format."
     )
+
+
+class LatentsSpec(Spec):
+    """Which tokenizer's latents are kept: the mean of a VAE, or what a quantizer is given."""
+
+    tokenizer: Name

@@ -15,15 +15,18 @@ from ct3dlib.cohort.store import StoredVolume
 from ct3dlib.errors import StoreError
 from ct3dlib.inference.contract import check_volumes
 from ct3dlib.inference.loaded import Tokenizer
-from ct3dlib.inference.reconstruct import padding, reconstruct
+from ct3dlib.inference.reconstruct import encode_to_latents, reconstruct
+from ct3dlib.inference.windows import pass_mode, window_borders
 from ct3dlib.metrics.codebook import CodeUsage
 from ct3dlib.metrics.distribution import kernel_distance, ms_ssim_diversity
 from ct3dlib.metrics.reconstruction import hu_mae, mean_volume, psnr_db, seam_ratio, ssim
 from ct3dlib.progress import progress
+from ct3dlib.scan.axes import to_model
 from ct3dlib.scan.geometry import canonical
-from ct3dlib.scan.intensity import apply_window
 from ct3dlib.scan.nifti import read_nifti
 from ct3dlib.scan.volume import Volume
+
+_WINDOWS_PER_BATCH = 8
 
 
 def evaluate_tokenizer(
@@ -35,6 +38,10 @@ def evaluate_tokenizer(
 ) -> dict[str, Any]:
     """Return the reconstruction metrics of held-out volumes, each the mean over volumes.
 
+    A volume's `mode` says how it went through the model: in the windows of a causal one, "full"
+    where it fits one window, or "patch". `seam_ratio` compares the borders of windows with the
+    rest, along the worst axis. `code_usage` and `code_perplexity` are None without codes.
+
     `mean_volume_psnr_db` is what the voxelwise mean of the training volumes reaches: the
     reconstruction of a model that has learnt nothing of the single volume; None where volumes
     differ in shape, and for MR.
@@ -45,47 +52,33 @@ def evaluate_tokenizer(
     """
     if not valid:
         raise StoreError("no volume of the valid split is stored; see its status tables")
-    recipe = tokenizer.recipe
+    recipe, quantizer = tokenizer.recipe, tokenizer.model.quantizer
     check_volumes(recipe, (*train, *valid), model=tokenizer.name)
-    model = tokenizer.model
-    usage = CodeUsage(model.quantizer.codebook_size)
+    usage = None if quantizer is None else CodeUsage(quantizer.codebook_size)
     one_shape = len({v.shape for v in (*train, *valid)}) == 1 and bool(train)
     shared = one_shape and recipe.domain != "mr"  # whose volumes have no scale in common
     mean = mean_volume((v.read() for v in train), window=recipe.window) if shared else None
     volumes: list[dict[str, Any]] = []
     for stored in progress(valid, name="reconstruction", unit="volume"):
-        original = stored.read()
-        window = stored.own_window or recipe.window
-        out = reconstruct(
-            model,
-            original,
-            window=window,
-            value_range=recipe.range,
-            windows_per_batch=windows_per_batch,
-        )
-        usage.add(out.indices.cpu().numpy())
+        original, window = stored.read(), stored.own_window or recipe.window
+        out = reconstruct(tokenizer, original, window=window, windows_per_batch=windows_per_batch)
+        if usage is not None and out.indices is not None:
+            usage.add(out.indices.cpu().numpy())
+        baseline = None if mean is None else psnr_db(original, mean, window=window)
         volumes.append(
             {
                 "volume": stored.volume,
                 "psnr_db": psnr_db(original, out.hu, window=window),
                 "ssim": ssim(original, out.hu, window=window),
                 "hu_mae": hu_mae(original, out.hu, window=window),
-                "seam_ratio": seam_ratio(out.hu, stride=model.spec.downsampling[0]),
-                "mean_volume_psnr_db": None
-                if mean is None
-                else psnr_db(original, mean, window=window),
+                **_seams(tokenizer, out.hu),
+                "mean_volume_psnr_db": baseline,
             }
         )
-    tissues = volumes[0]["hu_mae"]
     return {
-        "psnr_db": _mean(v["psnr_db"] for v in volumes),
-        "ssim": _mean(v["ssim"] for v in volumes),
-        "hu_mae": _mean(v["hu_mae"]["all"] for v in volumes),
-        "hu_mae_by_tissue": {t: _mean(v["hu_mae"][t] for v in volumes) for t in tissues},
-        "seam_ratio": _mean(v["seam_ratio"] for v in volumes),
-        "mean_volume_psnr_db": _mean(v["mean_volume_psnr_db"] for v in volumes),
-        "code_usage": usage.usage,
-        "code_perplexity": usage.perplexity,
+        **_means(volumes),
+        "code_usage": None if usage is None else usage.usage,
+        "code_perplexity": None if usage is None else usage.perplexity,
         "n": len(volumes),
         "volumes": volumes,
     }
@@ -96,7 +89,7 @@ def evaluate_samples(
 ) -> dict[str, Any]:
     """Return how far samples are from held-out volumes, and from each other.
 
-    `kid` is the kernel distance on the tokenizer's own encoder features: mean and deviation of
+    `kid` is the kernel distance on the model's own encoder features: mean and deviation of
     each latent channel over the volume; None where there is only one volume of a kind.
 
     Args:
@@ -133,22 +126,50 @@ def evaluate_samples(
     }
 
 
-@torch.inference_mode()
 def latent_features(tokenizer: Tokenizer, hu: NDArray[np.generic]) -> Float[Tensor, " F"]:
     """Return mean and deviation of each latent channel of a volume."""
-    recipe = tokenizer.recipe
-    model = tokenizer.model
-    pad = padding(hu.shape, model.spec.downsampling)
-    filled = np.pad(hu, [(0, n) for n in pad], constant_values=recipe.window[0])
-    values = torch.from_numpy(apply_window(filled, recipe.window, onto=recipe.range))
-    device = next(model.parameters()).device
-    latents = model.encode_windowed(values[None, None].to(device))[0].flatten(1)  # C N
+    latents = encode_to_latents(
+        tokenizer, hu, window=tokenizer.recipe.window, windows_per_batch=_WINDOWS_PER_BATCH
+    ).flatten(1)  # C N
     return torch.cat([latents.mean(1), latents.std(1)]).cpu()
 
 
 def read_samples(table: Path, files: Sequence[str]) -> list[Volume]:
     """Return the sampled volumes beside a table of samples, HU, canonical axes."""
     return [canonical(read_nifti(table.parent / name).volume) for name in files]
+
+
+def _seams(tokenizer: Tokenizer, hu: NDArray[np.float32]) -> dict[str, Any]:
+    """Return how a reconstructed volume, D H W, went through the model, and how far it shows."""
+    model, axes, sliding = tokenizer.model, tokenizer.recipe.axes, tokenizer.sliding
+    seen = to_model(hu, axes)
+    shape = [n + pad for n, pad in zip(seen.shape, model.padding(seen.shape), strict=True)]
+    borders = window_borders(model, shape, sliding=sliding)
+    ratios = {
+        name: seam_ratio(seen, axis=axis, borders=borders[axis]) for axis, name in enumerate(axes)
+    }
+    return {
+        "mode": pass_mode(model, shape, sliding=sliding),
+        "seam_ratio": max((r for r in ratios.values() if r is not None), default=None),
+        "seam_ratio_by_axis": {name: ratios[name] for name in "dhw"},
+    }
+
+
+def _means(volumes: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the metrics of single volumes, averaged."""
+    return {
+        "psnr_db": _mean(v["psnr_db"] for v in volumes),
+        "ssim": _mean(v["ssim"] for v in volumes),
+        "hu_mae": _mean(v["hu_mae"]["all"] for v in volumes),
+        "hu_mae_by_tissue": {
+            t: _mean(v["hu_mae"][t] for v in volumes) for t in volumes[0]["hu_mae"]
+        },
+        "seam_ratio": _mean(v["seam_ratio"] for v in volumes),
+        "seam_ratio_by_axis": {
+            axis: _mean(v["seam_ratio_by_axis"][axis] for v in volumes) for axis in "dhw"
+        },
+        "mean_volume_psnr_db": _mean(v["mean_volume_psnr_db"] for v in volumes),
+    }
 
 
 def _mean(values: Any) -> float | None:

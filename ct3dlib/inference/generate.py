@@ -39,7 +39,6 @@ def generate_samples(
             "the transformer learnt the indices of another tokenizer; train it again, or give the "
             "tokenizer it was trained with"
         )
-    recipe = tokenizer.recipe
     rows = []
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("sample_*.nii.gz"):
@@ -50,11 +49,10 @@ def generate_samples(
         prompt = label_prompt(model, label, seed=seed)
         indices = sample_indices(model.model, prompt, grid=model.grid, spec=spec)
         hu = decode_indices(
-            tokenizer.model,
+            tokenizer,
             indices[0],
             shape=model.volume_shape,
-            window=recipe.window,
-            value_range=recipe.range,
+            window=tokenizer.recipe.window,
         )
         path = folder / f"sample_{i:04d}.nii.gz"
         array = np.clip(np.rint(hu), -1024, 3071).astype(np.int16)

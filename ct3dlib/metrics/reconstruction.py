@@ -5,7 +5,7 @@ to it, and its width is the data range (2000 HU for -1000 to 1000).
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,19 +82,26 @@ def hu_mae(
     return result
 
 
-def seam_ratio(reconstructed: NDArray[np.generic], *, stride: int) -> float | None:
-    """Return how much more slices differ across borders of token windows than elsewhere.
+def seam_ratio(
+    reconstructed: NDArray[np.generic], *, axis: int, borders: Collection[int]
+) -> float | None:
+    """Return how much more planes differ across borders of windows than elsewhere.
 
-    The mean absolute difference of slices stride*k and stride*k + 1, k >= 0, over that of all other
-    neighbours: about 1 where no seam is seen. None where there are no others, or all are equal.
+    The mean absolute difference of the planes on both sides of a border over that of all other
+    neighbours: about 1 where no seam is seen. None where there are no borders or nothing else, or
+    all others are equal.
 
     Args:
         reconstructed: HU, D H W.
-        stride: Slices of a token.
+        axis: Along which windows follow each other.
+        borders: The first plane behind each border; those outside the volume do not count.
     """
-    steps = np.abs(np.diff(reconstructed.astype(np.float64), axis=0)).mean(axis=(1, 2))
-    at_border = np.arange(len(steps)) % stride == 0
-    elsewhere = float(steps[~at_border].mean()) if (~at_border).any() else 0.0
+    planes = np.moveaxis(reconstructed.astype(np.float64), axis, 0)
+    steps = np.abs(np.diff(planes, axis=0)).mean(axis=(1, 2))
+    at_border = np.isin(np.arange(1, len(planes)), list(borders))
+    if at_border.all() or not at_border.any():
+        return None
+    elsewhere = float(steps[~at_border].mean())
     return float(steps[at_border].mean()) / elsewhere if elsewhere else None
 
 

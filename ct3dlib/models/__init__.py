@@ -2,17 +2,44 @@
 
 from torch import nn
 
-from ct3dlib.config import CausalTokenizerSpec, MaskGITNetworkSpec
+from ct3dlib.config import (
+    AutoencoderSpec,
+    CausalTokenizerSpec,
+    KLAutoencoderSpec,
+    MaisiTokenizerSpec,
+    MaskGITNetworkSpec,
+    SliceFeaturesSpec,
+)
+from ct3dlib.models.autoencoder import VolumeAutoencoder
 from ct3dlib.models.maskgit import MaskGIT
+from ct3dlib.models.slice_features import SliceFeatures
 from ct3dlib.models.tokenizer import CausalTokenizer
 
-ModelSpec = CausalTokenizerSpec | MaskGITNetworkSpec
+ModelSpec = AutoencoderSpec | MaskGITNetworkSpec | SliceFeaturesSpec
 
 
 def build_model(spec: ModelSpec) -> nn.Module:
     """Return the model that a spec describes, with fresh weights."""
     match spec:
-        case CausalTokenizerSpec():
-            return CausalTokenizer(spec)
         case MaskGITNetworkSpec():
             return MaskGIT(spec)
+        case SliceFeaturesSpec():
+            return SliceFeatures(spec)
+        case _:
+            return build_autoencoder(spec)
+
+
+def build_autoencoder(spec: AutoencoderSpec) -> VolumeAutoencoder:
+    """Return the autoencoder that a spec describes, with fresh weights."""
+    match spec:
+        case CausalTokenizerSpec():
+            return CausalTokenizer(spec)
+        case KLAutoencoderSpec():
+            from ct3dlib.models.vae import KLAutoencoder
+
+            return KLAutoencoder(spec)
+        case MaisiTokenizerSpec():
+            # MONAI takes seconds to import, and few models are of its kind.
+            from ct3dlib.models.maisi import MaisiTokenizer
+
+            return MaisiTokenizer(spec)

@@ -7,35 +7,31 @@ the Haar transform, so that latent 0 stands for slice 0 and latent k for the nex
 A token is defined by its window, not by the whole volume: `encode_windowed` encodes windows of
 2 + downsampling[0] slices, stride downsampling[0], each on its own. A token then depends on ten
 slices for downsampling 8, memory does not grow with D, and windows may be encoded in any batches.
+
+The decoder is causal and normalises slice by slice. `decode_stream` works off the codes in chunks
+along d and gives what `decode` gives; its memory does not grow with D either.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from ct3dlib.config import CausalTokenizerSpec
-from ct3dlib.nn.conv import CausalConv3d, Downsample, ResBlock, Upsample
+from ct3dlib.models.autoencoder import Reconstruction, VolumeAutoencoder
+from ct3dlib.nn.conv import (
+    CausalConv3d,
+    CausalSequential,
+    Downsample,
+    History,
+    ResBlock,
+    Upsample,
+)
 from ct3dlib.nn.haar import BANDS, haar, inverse_haar
 from ct3dlib.nn.norm import ConditionalSliceNorm, SliceNorm
-from ct3dlib.quantizers import Quantized, build_quantizer
-
-
-@dataclass(frozen=True)
-class Reconstruction:
-    """What one pass through the tokenizer gives.
-
-    Args:
-        volumes: Decoded volumes, B 1 D H W, not clamped to the range.
-        latents: Before quantization, B C d h w.
-        quantized: Codes and indices.
-    """
-
-    volumes: Float[Tensor, "B 1 D H W"]
-    latents: Float[Tensor, "B C d h w"]
-    quantized: Quantized
+from ct3dlib.quantizers import build_quantizer
 
 
 class Encoder(nn.Sequential):
@@ -76,13 +72,16 @@ class Level(nn.Module):
         self.upsample = None if temporal is None else Upsample(width, temporal=temporal)
 
     def forward(
-        self, x: Float[Tensor, "B F D H W"], condition: Float[Tensor, "B C D H W"]
+        self,
+        x: Float[Tensor, "B F D H W"],
+        condition: Float[Tensor, "B C D H W"],
+        history: History | None = None,
     ) -> tuple[Float[Tensor, "B G D2 H2 W2"], Float[Tensor, "B C D2 H2 W2"]]:
         """Return features and condition on the next level's grid."""
-        x = self.blocks(self.norm(x, condition))
+        x = self.blocks(self.norm(x, condition), history)
         if self.upsample is None:
             return x, condition
-        return self.upsample(x), self.upsample.repeat(condition)
+        return self.upsample(x, history), self.upsample.repeat(condition, history)
 
 
 class Decoder(nn.Module):
@@ -91,7 +90,7 @@ class Decoder(nn.Module):
     def __init__(self, spec: CausalTokenizerSpec, channels: int) -> None:
         super().__init__()
         widths = [spec.filters * multiplier for multiplier in reversed(spec.channel_multipliers)]
-        self.input = nn.Sequential(
+        self.input = CausalSequential(
             CausalConv3d(channels, widths[0]), _blocks(widths[0], widths[0], spec)
         )
         steps = (*reversed(spec.temporal_downsample), None)
@@ -99,31 +98,33 @@ class Decoder(nn.Module):
             Level(spec, channels, widths=pair, temporal=temporal)
             for pair, temporal in zip(pairwise([widths[0], *widths]), steps, strict=True)
         )
-        self.output = nn.Sequential(
+        self.output = CausalSequential(
             SliceNorm(spec.norm_groups, widths[-1]), nn.SiLU(), CausalConv3d(widths[-1], BANDS)
         )
 
-    def forward(self, codes: Float[Tensor, "B C d h w"]) -> Float[Tensor, "B 8 D H W"]:
-        """Return the bands of the decoded volumes."""
-        x, condition = self.input(codes), codes
+    def forward(
+        self, codes: Float[Tensor, "B C d h w"], history: History | None = None
+    ) -> Float[Tensor, "B 8 D H W"]:
+        """Return the bands of the decoded volumes, or of the next chunk of them."""
+        x, condition = self.input(codes, history), codes
         for level in self.levels:
-            x, condition = level(x, condition)
-        return self.output(x)
+            x, condition = level(x, condition, history)
+        return self.output(x, history)
 
 
-class CausalTokenizer(nn.Module):
+class CausalTokenizer(VolumeAutoencoder):
     """Volumes to integer tokens and back, as BTB3D (Hamamci et al., 2025).
 
     Args:
         spec: Widths, levels and quantizer.
     """
 
+    spec: CausalTokenizerSpec
+
     def __init__(self, spec: CausalTokenizerSpec) -> None:
-        super().__init__()
-        self.spec = spec
-        self.quantizer = build_quantizer(spec.quantizer)
-        self.encoder = Encoder(spec, self.quantizer.channels)
-        self.decoder = Decoder(spec, self.quantizer.channels)
+        super().__init__(spec, build_quantizer(spec.quantizer))
+        self.encoder = Encoder(spec, self.tokens.channels)
+        self.decoder = Decoder(spec, self.tokens.channels)
 
     def forward(self, volumes: Float[Tensor, "B 1 D H W"]) -> Reconstruction:
         """Encode by windows, quantize and decode.
@@ -133,7 +134,7 @@ class CausalTokenizer(nn.Module):
             FloatingPointError: A latent is not finite.
         """
         latents = self.encode_windowed(volumes)
-        quantized = self.quantizer(latents)
+        quantized = self.tokens(latents)
         return Reconstruction(self.decode(quantized.codes), latents, quantized)
 
     def encode(self, volumes: Float[Tensor, "B 1 D H W"]) -> Float[Tensor, "B C d h w"]:
@@ -181,13 +182,59 @@ class CausalTokenizer(nn.Module):
         """Return the decoded volumes; a change in code k reaches no slice before its own."""
         return inverse_haar(self.decoder(_channels_last(codes)))[:, :, 1:]
 
-    def decode_indices(self, indices: Int64[Tensor, "B d h w"]) -> Float[Tensor, "B 1 D H W"]:
-        """Return the decoded volumes of token indices.
+    def decode_stream(
+        self, codes: Float[Tensor, "B C d h w"], *, latents_per_chunk: int
+    ) -> Iterator[Float[Tensor, "B 1 D H W"]]:
+        """Return the slices of `decode`, chunk by chunk in their order, without gradient.
+
+        Each chunk is decoded when it is asked for, so activations exist for one chunk at a time.
+
+        Args:
+            codes: As `decode`.
+            latents_per_chunk: Latents decoded together; memory is in proportion to it.
 
         Raises:
-            ValueError: An index is outside the codebook.
+            ValueError: `latents_per_chunk` is not positive.
         """
-        return self.decode(self.quantizer.indices_to_codes(indices))
+        if latents_per_chunk < 1:
+            raise ValueError(f"latents_per_chunk must be positive, not {latents_per_chunk}")
+        history = History()
+        chunks = codes.split(latents_per_chunk, dim=2)
+        return (self._decode_next(chunk, history) for chunk in chunks)
+
+    @torch.no_grad()
+    def _decode_next(
+        self, codes: Float[Tensor, "B C d h w"], history: History
+    ) -> Float[Tensor, "B 1 D H W"]:
+        """Return the slices of the next chunk of codes; it becomes part of the history."""
+        volumes = inverse_haar(self.decoder(_channels_last(codes), history))
+        if history.first:
+            volumes, history.first = volumes[:, :, 1:], False
+        return volumes
+
+    def padding(self, shape: Sequence[int]) -> tuple[int, int, int]:
+        """Return what fills a volume up to 1 + n * downsampling slices, n > 0, and multiples.
+
+        Raises:
+            ValueError: The volume does not have three axes.
+        """
+        if len(shape) != 3:
+            raise ValueError(f"a volume has 3 axes (D, H, W), not {len(shape)}")
+        down = self.downsampling
+        slices = max(shape[0], 1 + down[0])
+        return (
+            slices - shape[0] + (1 - slices) % down[0],
+            -shape[1] % down[1],
+            -shape[2] % down[2],
+        )
+
+    def last_layer(self) -> nn.Parameter:
+        """Return the kernel that makes the bands."""
+        return self.decoder.output.get_parameter("2.weight")
+
+    def blocks(self) -> Sequence[nn.Module]:
+        """Return the residual blocks."""
+        return [module for module in self.modules() if isinstance(module, ResBlock)]
 
     def _check_shape(self, volumes: Tensor) -> None:
         """Raise unless the volumes fill whole tokens."""
@@ -205,10 +252,10 @@ def join_windows(latents: Float[Tensor, "B N C 2 h w"]) -> Float[Tensor, "B C d 
     return torch.cat((first, latents[:, 1:, :, 1].transpose(1, 2)), dim=2)
 
 
-def _blocks(in_channels: int, out_channels: int, spec: CausalTokenizerSpec) -> nn.Sequential:
+def _blocks(in_channels: int, out_channels: int, spec: CausalTokenizerSpec) -> CausalSequential:
     """Return the residual blocks of one level."""
     inputs = [in_channels] + [out_channels] * (spec.num_res_blocks - 1)
-    return nn.Sequential(
+    return CausalSequential(
         *(ResBlock(width, out_channels, num_groups=spec.norm_groups) for width in inputs)
     )
 

@@ -38,3 +38,19 @@ class ConditionalSliceNorm(nn.Module):
         """Return `x` normalised, then scaled and shifted as the condition says."""
         scale, shift = self.modulation(condition).chunk(2, dim=1)
         return self.norm(x) * (1 + scale) + shift
+
+
+class ChannelLayerNorm(nn.LayerNorm):
+    """Normalise the channels of each position on its own (Ba et al., arXiv:1607.06450)."""
+
+    def forward(self, input: Float[Tensor, "B C *grid"]) -> Float[Tensor, "B C *grid"]:  # noqa: A002
+        """Return the normalised positions; in channels-last memory no value is moved for it."""
+        return super().forward(input.movedim(1, -1)).movedim(-1, 1)
+
+
+class ChannelRMSNorm(nn.RMSNorm):
+    """Scale the channels of each position to a mean square of 1 (arXiv:1910.07467, eq. 4)."""
+
+    def forward(self, x: Float[Tensor, "B C *grid"]) -> Float[Tensor, "B C *grid"]:
+        """Return the scaled positions; in channels-last memory no value is moved for it."""
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)

@@ -58,8 +58,8 @@ class Quantizer(nn.Module, ABC):
         codes = self.latents_to_codes(latents)
         return Quantized(codes, self.codes_to_indices(codes.detach()))
 
-    def indices_to_codes(self, indices: Int64[Tensor, "B D H W"]) -> Float[Tensor, "B C D H W"]:
-        """Return the codes that the indices stand for, float32.
+    def indices_to_codes(self, indices: Int64[Tensor, "B *grid"]) -> Float[Tensor, "B C *grid"]:
+        """Return the codes that the indices stand for, float32; a grid or a sequence of any length.
 
         Raises:
             ValueError: An index is outside [0, codebook_size).
@@ -69,7 +69,9 @@ class Quantizer(nn.Module, ABC):
             raise ValueError(
                 f"indices span {low} to {high}, the codebook has 0 to {self.codebook_size - 1}"
             )
-        return self.lookup(indices)
+        batch, *grid = indices.shape
+        codes = self.lookup(indices.reshape(batch, -1, 1, 1))
+        return codes.reshape(batch, self.channels, *grid)
 
     @abstractmethod
     def latents_to_codes(self, latents: Float[Tensor, "B C D H W"]) -> Float[Tensor, "B C D H W"]:

@@ -19,8 +19,8 @@ from ct3dlib.metrics.reconstruction import psnr_db
 from ct3dlib.regions.label_map import COLORS, REGIONS
 from ct3dlib.regions.mask import on_grid
 from ct3dlib.report.cohort import cohort_section
-from ct3dlib.report.curves import curves, read_metrics
 from ct3dlib.report.graph import pipeline
+from ct3dlib.report.measures import measures_section, training_section
 from ct3dlib.report.page import (
     Block,
     Drawing,
@@ -44,11 +44,6 @@ from ct3dlib.report.pictures import (
     png,
 )
 
-CURVES = {
-    "transformer": ["loss", "bits_per_index", "accuracy_group_0", "lr"],
-    "tokenizer": ["loss", "psnr_db", "code_usage", "lr"],
-}
-
 
 @dataclass(frozen=True)
 class Inputs:
@@ -60,6 +55,7 @@ class Inputs:
         statistics: Statistics of stores, each in the folder of its recipe.
         regions: Status tables of the region store, held-out split.
         tokens: Joined token tables, one a split.
+        examples: Pictures of a volume through each tokenizer, each in the folder of its name.
         samples: Table of the samples, beside them.
         metrics: Metric files.
         runs: Folders of the training runs.
@@ -70,6 +66,7 @@ class Inputs:
     statistics: Sequence[Path]
     regions: Sequence[Path]
     tokens: Sequence[Path]
+    examples: Sequence[Path]
     samples: Path
     metrics: Sequence[Path]
     runs: Sequence[Path]
@@ -99,10 +96,10 @@ def build_report(inputs: Inputs, tokenizer: Tokenizer, spec: ReportSpec, *, name
         _overview(catalog, status, tokens=tokens, metrics=metrics, name=name),
         cohort_section({p.parent.name: json.loads(p.read_text()) for p in inputs.statistics}),
         _inputs(examples, stored_volumes(inputs.regions), window=tokenizer.recipe.window),
-        _reconstructions(examples, inputs, tokenizer),
+        _reconstructions(examples, inputs, tokenizer, name=name),
         _samples(inputs.samples),
-        _training(inputs.runs),
-        _measures(metrics),
+        training_section(inputs.runs),
+        measures_section(metrics),
         _rejected(pd.concat(tokens.values()), catalog),
     ]
     return render(spec.title, sections)
@@ -178,7 +175,7 @@ def _inputs(
 
 
 def _reconstructions(
-    examples: Sequence[StoredVolume], inputs: Inputs, tokenizer: Tokenizer
+    examples: Sequence[StoredVolume], inputs: Inputs, tokenizer: Tokenizer, *, name: str
 ) -> Section:
     blocks: list[Block] = [
         Text(
@@ -198,6 +195,10 @@ def _reconstructions(
         ]
         quality = psnr_db(original, decoded.array, window=window)
         blocks.append(Figure(png(beside(rows)), f"{volume.volume}: PSNR {quality:.2f} dB"))
+    for picture in inputs.examples:
+        if picture.parent.name != name:
+            caption = f"The first held-out volume through {picture.parent.name}."
+            blocks.append(Figure(picture.read_bytes(), caption))
     return Section("Reconstructions", tuple(blocks))
 
 
@@ -214,55 +215,6 @@ def _samples(table: Path) -> Section:
         caption = f"{row['file']}: asked for {asked}, seed {row['seed']}"
         blocks.append(Figure(png(beside(pictures)), caption))
     return Section("Samples", tuple(blocks))
-
-
-def _training(runs: Sequence[Path]) -> Section:
-    blocks: list[Block] = []
-    for run in runs:
-        series = read_metrics(run / "metrics.jsonl")
-        names = CURVES["transformer" if run.name == "transformer" else "tokenizer"]
-        blocks.append(Figure(curves(series, names), f"{run.name}: training and validation"))
-    return Section("Training", tuple(blocks))
-
-
-def _measures(metrics: Mapping[str, Any]) -> Section:
-    reconstruction = pd.DataFrame(
-        [
-            {
-                "tokenizer": name,
-                "PSNR (dB)": round(m["valid"]["psnr_db"], 2),
-                "mean volume (dB)": _rounded(m["valid"]["mean_volume_psnr_db"]),
-                "SSIM": round(m["valid"]["ssim"], 3),
-                "error (HU)": round(m["valid"]["hu_mae"], 1),
-                **{
-                    f"{tissue} (HU)": _rounded(value)
-                    for tissue, value in m["valid"]["hu_mae_by_tissue"].items()
-                    if tissue != "all"
-                },
-                "seam ratio": _rounded(m["valid"]["seam_ratio"]),
-                "code usage": f"{m['valid']['code_usage']:.1%}",
-                "volumes": m["valid"]["n"],
-            }
-            for name, m in metrics["reconstruction"].items()
-        ]
-    )
-    generation = metrics["generation"]
-    shown = {k: v for k, v in generation.items() if isinstance(v, int | float)}
-    blocks: list[Block] = [
-        Table(reconstruction, "Reconstruction of the held-out split, mean over volumes."),
-        Table(
-            pd.DataFrame([{k: round(v, 4) for k, v in shown.items()}]),
-            "Samples against held-out volumes (kernel distance on the tokenizer's features) and "
-            "against each other (1: all the same).",
-        ),
-    ]
-    if "regions" in metrics:
-        found = metrics["regions"]
-        frame = pd.DataFrame([{"region": k, "Dice": round(v, 3)} for k, v in found["dice"].items()])
-        spacing = " x ".join(f"{s:.1f}" for s in found["spacing"])
-        caption = f"Regions of the {found['backend']} backend against the truth, at {spacing} mm."
-        blocks.append(Table(frame, caption))
-    return Section("Metrics", tuple(blocks))
 
 
 def _rejected(tokens: pd.DataFrame, catalog: pd.DataFrame) -> Section:
@@ -297,5 +249,5 @@ def _gain(valid: Mapping[str, Any]) -> float | None:
     return None if mean is None else valid["psnr_db"] - mean
 
 
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 2)
+def _percent(share: float | None) -> str | None:
+    return None if share is None else f"{share:.1%}"

@@ -33,6 +33,8 @@ def curves(series: dict[str, tuple[list[int], list[float]]], names: list[str]) -
         series: What `read_metrics` returned.
         names: Metrics without their prefix, as `loss`; those that are not there are left out.
     """
+    # A training with a discriminator names the metrics of each turn.
+    series = {name.replace("train/model/", "train/"): found for name, found in series.items()}
     shown = [n for n in names if f"train/{n}" in series or f"val/{n}" in series]
     figure = Figure(figsize=(4.2 * max(1, len(shown)), 2.8), layout="constrained")
     for i, name in enumerate(shown):

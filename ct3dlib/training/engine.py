@@ -118,7 +118,7 @@ class TorchEngine(Engine):
                     f"step {step}: {name} of {turn} is {value}; lower learning_rate, or see the "
                     f"items of this step"
                 )
-        rate = learning_rate(self._spec, step)
+        rate = learning_rate(self._spec, step) * self.objective.rate(turn)
         metrics |= {"grad_norm": self._step(turn, step, rate), "lr": rate}
         self.objective.zero_grad(set_to_none=True)
         self._thaw_all()

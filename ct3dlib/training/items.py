@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ct3dlib.cohort.store import StoredVolume, key_of
-from ct3dlib.config import Shape
+from ct3dlib.config import Axes, Shape
+from ct3dlib.scan.axes import swapped
 from ct3dlib.training.loader import Items
 from ct3dlib.training.patches import draw_start, read_box
 
@@ -28,6 +29,7 @@ class CropItems(Items):
         crop: Voxels of a crop.
         window: HU that map to `range`; beyond it values are clipped.
         range: What models see.
+        axes: The order in which they see it: that of `crop` and of an item.
     """
 
     volumes: Sequence[StoredVolume]
@@ -35,6 +37,7 @@ class CropItems(Items):
     crop: Shape
     window: tuple[float, float]
     range: tuple[float, float]
+    axes: Axes = "dhw"
 
     def __len__(self) -> int:
         """Return the number of volumes."""
@@ -44,13 +47,20 @@ class CropItems(Items):
     def key(self) -> str:
         """A hash of the volumes' contents, the crop and the window."""
         contents = [volume.sha256 for volume in self.volumes]
-        return key_of("crop", contents, self.crop, self.window, self.range)
+        return key_of("crop", contents, self.crop, self.window, self.range, self.axes)
 
     def item(self, index: int, rng: np.random.Generator) -> dict[str, Tensor]:
         """Return a crop of one volume at a place drawn from `rng`."""
         volume = self.volumes[index]
-        start = draw_start(volume.shape, self.crop, rng)
-        box = read_box(volume, start, self.crop, window=self.window, value_range=self.range)
+        start = draw_start(swapped(volume.shape, self.axes), self.crop, rng)
+        box = read_box(
+            volume,
+            start,
+            self.crop,
+            window=self.window,
+            value_range=self.range,
+            axes=self.axes,
+        )
         return {"volume": torch.from_numpy(box)[None]}
 
 
@@ -63,7 +73,8 @@ class GridItems(Items):
     end of the range: with a stride of the patch's own shape every voxel is in exactly one patch.
 
     An item holds `volume` (1 D H W, float32 in `range`), `valid` (1 D H W bool: False where it is
-    padded), `start` (3 int64: its first voxel) and `volume_index` (int64: place in `volumes`).
+    padded), `start` (3 int64: its first voxel, in the order of `axes`) and `volume_index` (int64:
+    place in `volumes`).
 
     Args:
         volumes: Of one domain; MR keeps the windows of its volumes.
@@ -71,6 +82,7 @@ class GridItems(Items):
         stride: Voxels between the starts of neighbours; `patch` for patches that do not overlap.
         window: HU that map to `range`; beyond it values are clipped.
         range: What models see.
+        axes: The order in which they see it: that of `patch`, `stride` and of an item.
 
     Raises:
         ValueError: The stride is longer than the patch, so that voxels would be left out.
@@ -82,6 +94,7 @@ class GridItems(Items):
     stride: Shape
     window: tuple[float, float]
     range: tuple[float, float]
+    axes: Axes = "dhw"
 
     def __post_init__(self) -> None:
         """Check that the patches leave nothing out."""
@@ -99,16 +112,17 @@ class GridItems(Items):
     def key(self) -> str:
         """A hash of the volumes' contents, the grid and the window."""
         contents = [volume.sha256 for volume in self.volumes]
-        return key_of("grid", contents, self.patch, self.stride, self.window, self.range)
+        seen = (self.window, self.range, self.axes)
+        return key_of("grid", contents, self.patch, self.stride, *seen)
 
     def grid(self, volume: StoredVolume) -> tuple[int, int, int]:
-        """Return how many patches a volume has along (D, H, W)."""
-        sizes = zip(volume.shape, self.patch, self.stride, strict=True)
+        """Return how many patches a volume has along each axis, in the order of `axes`."""
+        sizes = zip(swapped(volume.shape, self.axes), self.patch, self.stride, strict=True)
         d, h, w = (1 + math.ceil(max(0, size - n) / step) for size, n, step in sizes)
         return d, h, w
 
     def place(self, index: int) -> tuple[int, tuple[int, int, int]]:
-        """Return which volume an item is of, and its first voxel."""
+        """Return which volume an item is of, and its first voxel in the order of `axes`."""
         which = int(np.searchsorted(self._ends, index, side="right"))
         grid = self.grid(self.volumes[which])
         first = int(self._ends[which]) - math.prod(grid)
@@ -121,9 +135,17 @@ class GridItems(Items):
         del rng
         which, start = self.place(index)
         volume = self.volumes[which]
-        box = read_box(volume, start, self.patch, window=self.window, value_range=self.range)
+        box = read_box(
+            volume,
+            start,
+            self.patch,
+            window=self.window,
+            value_range=self.range,
+            axes=self.axes,
+        )
         valid = torch.zeros(self.patch, dtype=torch.bool)
-        d, h, w = (size - a for size, a in zip(volume.shape, start, strict=True))
+        sizes = swapped(volume.shape, self.axes)
+        d, h, w = (size - a for size, a in zip(sizes, start, strict=True))
         valid[:d, :h, :w] = True
         return {
             "volume": torch.from_numpy(box)[None],
@@ -146,6 +168,7 @@ class WholeItems(Items):
         volumes: Of one shape and domain; MR keeps the windows of its volumes.
         window: HU that map to `range`; beyond it values are clipped.
         range: What models see.
+        axes: The order in which they see it: that of an item.
 
     Raises:
         ValueError: The shapes differ.
@@ -155,6 +178,7 @@ class WholeItems(Items):
     _: KW_ONLY
     window: tuple[float, float]
     range: tuple[float, float]
+    axes: Axes = "dhw"
 
     def __post_init__(self) -> None:
         """Check that the volumes make a batch."""
@@ -173,11 +197,19 @@ class WholeItems(Items):
     @property
     def key(self) -> str:
         """A hash of the volumes' contents and the window."""
-        return key_of("whole", [volume.sha256 for volume in self.volumes], self.window, self.range)
+        contents = [volume.sha256 for volume in self.volumes]
+        return key_of("whole", contents, self.window, self.range, self.axes)
 
     def item(self, index: int, rng: np.random.Generator) -> dict[str, Tensor]:
         """Return one volume; nothing is drawn."""
         del rng
         volume = self.volumes[index]
-        box = read_box(volume, (0, 0, 0), volume.shape, window=self.window, value_range=self.range)
+        box = read_box(
+            volume,
+            (0, 0, 0),
+            swapped(volume.shape, self.axes),
+            window=self.window,
+            value_range=self.range,
+            axes=self.axes,
+        )
         return {"volume": torch.from_numpy(box)[None]}

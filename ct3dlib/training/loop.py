@@ -75,7 +75,8 @@ def train(
         spec: How.
         run_dir: States, metrics.jsonl, TensorBoard. Another run's are moved to `stale-N` in it.
         validation: What chooses the weights; `spec.validation_items` of them.
-        code: Fingerprint of the code; a state made by other code is moved aside too.
+        code: Fingerprint of the code, and of weights that the training starts from; a state made
+            by others is moved aside too.
 
     Raises:
         ValueError: The spec does not fit the objective, the ranks or this machine.
@@ -187,9 +188,12 @@ class _Run:
     def _update(self, step: int, loaded: list[Batch]) -> dict[str, float]:
         """Let every turn take its step; return metrics, named by turn if there are several."""
         micro_batches = [on_device(batch, step, self._device) for batch in loaded]
-        turns = self.engine.objective.turns
+        objective = self.engine.objective
+        turns = objective.turns
         metrics: dict[str, float] = {}
         for index, turn in enumerate(turns):
+            if not objective.acts(turn, step):
+                continue
             torch.manual_seed(seed_of("step", self._spec.seed, step, rank(), index))
             found = self.engine.update(micro_batches, turn, step)
             prefix = f"{turn}/" if len(turns) > 1 else ""

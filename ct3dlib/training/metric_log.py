@@ -11,7 +11,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
@@ -80,10 +83,17 @@ class MetricLog:
             self._wandb.log({**metrics, "step": step})
 
     def pictures(self, step: int, pictures: Mapping[str, Tensor]) -> None:
-        """Log pictures, C H W in [0, 1], after so many optimizer steps."""
+        """Log pictures, C H W in [0, 1], after so many optimizer steps.
+
+        Movies, N 1 H W, become `movies/{name}-{step}.gif` in the run's folder.
+        """
         if self._writer is None:
             return
-        arrays = {k: v.detach().float().clamp(0, 1).cpu().numpy() for k, v in pictures.items()}
+        found = {k: v.detach().float().clamp(0, 1).cpu().numpy() for k, v in pictures.items()}
+        for name, movie in found.items():
+            if movie.ndim == 4:
+                _write_gif(self._path.parent / "movies" / f"{name}-{step:09d}.gif", movie[:, 0])
+        arrays = {name: array for name, array in found.items() if array.ndim == 3}
         for name, array in arrays.items():
             self._writer.add_image(name, array, step)
         if self._wandb is not None and arrays:
@@ -91,6 +101,13 @@ class MetricLog:
 
             images = {k: wandb.Image(v.transpose(1, 2, 0)) for k, v in arrays.items()}
             self._wandb.log({**images, "step": step})
+
+
+def _write_gif(path: Path, movie: NDArray[np.float32]) -> None:
+    """Write frames, N H W in [0, 1]."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    first, *others = (Image.fromarray(np.rint(frame * 255).astype(np.uint8)) for frame in movie)
+    first.save(path, save_all=True, append_images=others, duration=100, loop=0)
 
 
 class Rate:

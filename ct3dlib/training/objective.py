@@ -105,6 +105,16 @@ class Objective(nn.Module, ABC):
         """
         return ()
 
+    def acts(self, turn: str, step: int) -> bool:
+        """Return whether a turn takes this step; a turn that does not leaves all as it was."""
+        del turn, step
+        return True
+
+    def rate(self, turn: str) -> float:
+        """Return a turn's learning rate, relative to the training's."""
+        del turn
+        return 1.0
+
     def parameters_of(self, turn: str) -> list[nn.Parameter]:
         """Return the trainable parameters that step in this turn."""
         return [p for p in self.get_submodule(turn).parameters() if p.requires_grad]

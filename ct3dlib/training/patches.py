@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ct3dlib.cohort.store import StoredVolume
-from ct3dlib.config import Shape
+from ct3dlib.config import Axes, Shape
+from ct3dlib.scan.axes import swapped, to_model
 from ct3dlib.scan.intensity import apply_window
 from ct3dlib.training.draws import seed_of
 
@@ -21,26 +22,30 @@ Interval = tuple[float, float]
 
 def read_box(
     volume: StoredVolume,
-    start: Sequence[int],
+    start: tuple[int, int, int],
     shape: Shape,
     *,
     window: Interval,
     value_range: Interval,
+    axes: Axes = "dhw",
 ) -> NDArray[np.float32]:
-    """Return a box of a stored volume, D H W in `value_range`.
+    """Return a box of a stored volume in `value_range`, its axes as a model sees them.
 
     Only the chunks that the box touches are read. What lies behind the volume's far end holds the
     low end of the range.
 
     Args:
         volume: Any domain; a volume with a window of its own (MR) keeps it.
-        start: First voxel, within the volume.
-        shape: Voxels of the box.
+        start: First voxel, within the volume, in the order of `axes`.
+        shape: Voxels of the box, in the order of `axes`.
         window: Values that map to `value_range`; beyond it they are clipped.
         value_range: What models see.
+        axes: The order in which they see it.
     """
-    stop = [min(a + n, size) for a, n, size in zip(start, shape, volume.shape, strict=True)]
-    values = apply_window(volume.read(start, stop), volume.own_window or window, onto=value_range)
+    first, count = swapped(start, axes), swapped(shape, axes)
+    stop = [min(a + n, size) for a, n, size in zip(first, count, volume.shape, strict=True)]
+    stored = to_model(volume.read(first, stop), axes)
+    values = apply_window(stored, volume.own_window or window, onto=value_range)
     if values.shape == tuple(shape):
         return values
     pad = [(0, n - got) for n, got in zip(shape, values.shape, strict=True)]

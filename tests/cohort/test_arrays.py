@@ -39,3 +39,14 @@ def test_a_disk_that_takes_no_more_is_an_error_of_the_system(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     assert caught.value.errno == errno.EFBIG
+
+
+def test_latents_have_all_their_channels_in_a_chunk(tmp_path):
+    latents = np.random.default_rng(0).normal(size=(4, 33, 70, 65)).astype(np.float32)
+    write_array(tmp_path / "a", latents)
+    found = zarr.open_array(tmp_path / "a", mode="r")
+    assert found.chunks == (4, 32, 64, 64)
+    assert found.metadata.dimension_names == ("c", "z", "y", "x")
+    assert (tmp_path / "a/c.0.0.0.0").exists()
+    np.testing.assert_array_equal(found[...], latents)
+    np.testing.assert_array_equal(open_array(tmp_path / "a")[:, 30:, 5], latents[:, 30:, 5])

@@ -89,6 +89,17 @@ def test_a_stored_volume_is_hu_with_its_geometry_and_way_back(rows, tmp_path):
     assert abs(back.array[3:9, 8:12, 8:16].mean() - center) < 15
 
 
+def test_how_models_see_a_volume_does_not_change_its_store(rows, tmp_path):
+    status, root = tmp_path / "data/0000.parquet", tmp_path / "raw"
+    store_shard(rows, root, recipe=RECIPE, code="1", status=status)
+    before = status.read_bytes()
+    seen = {"window": (-500.0, 500.0), "range": (0.0, 1.0), "axes": "dwh"}
+    store_shard(rows, root, recipe=RECIPE.model_copy(update=seen), code="1", status=status)
+    assert status.read_bytes() == before
+    volume = stored_volumes([status])[0]
+    assert not set(seen) & set(volume.array.attributes["ct3d"]["recipe"])
+
+
 def test_a_second_run_keeps_what_is_there_and_another_recipe_replaces_it(rows, tmp_path):
     status = tmp_path / "0000.parquet"
     root = tmp_path / "raw"

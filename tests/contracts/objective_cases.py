@@ -16,15 +16,18 @@ from torch import Tensor, nn
 from ct3dlib.config import (
     AugmentSpec,
     CausalTokenizerSpec,
+    FeaturesSpec,
     LFQSpec,
     MaskGITNetworkSpec,
     MaskGITSpec,
+    SliceFeaturesSpec,
     TokenizerLossSpec,
     TokenizerSpec,
     TrainSpec,
     TransformerSpec,
 )
 from ct3dlib.objectives.maskgit import MaskGITObjective
+from ct3dlib.objectives.slice_features import SliceFeaturesObjective
 from ct3dlib.objectives.tokenizer import TokenizerObjective
 from ct3dlib.training.draws import uniform
 from ct3dlib.training.loader import Items
@@ -111,6 +114,17 @@ class Blobs(Items):
         return {"volume": torch.from_numpy(np.where(ball, 0.5, -0.5)).float()[None]}
 
 
+class BlobSlices(Items):
+    """The middle slices of the blobs, whose balls are regions."""
+
+    def __len__(self) -> int:
+        return len(Blobs())
+
+    def item(self, index: int, rng: np.random.Generator) -> dict[str, Tensor]:
+        volume = Blobs().item(index, rng)["volume"][:, 1:2]
+        return {"volume": volume, "regions": (volume > 0).long()}
+
+
 class Grids(Items):
     """Token grids of two kinds with their label."""
 
@@ -165,6 +179,15 @@ def _maskgit() -> MaskGITObjective:
     return MaskGITObjective(spec, MaskGITNetworkSpec(**model.model_dump(), bits=6, num_labels=1))
 
 
+def _slice_features() -> SliceFeaturesObjective:
+    model = SliceFeaturesSpec(filters=8, num_levels=2, num_regions=2)
+    return SliceFeaturesObjective(
+        FeaturesSpec(
+            steps=1, batch_size=1, micro_batch_size=1, recipe="small", crop=(8, 8), model=model
+        )
+    )
+
+
 @dataclass(frozen=True)
 class Case:
     """One objective of the table.
@@ -194,6 +217,7 @@ CASES = {
     "masked": Case(Masked, Vectors(), falls_to=0.8),
     "tokenizer": Case(_plain, Blobs(), falls_to=0.7, steps=30, tolerance=1e-4),
     "augmented": Case(_augmented, Blobs(), falls_to=0.7, steps=30, tolerance=1e-4),
+    "slice_features": Case(_slice_features, BlobSlices(), steps=30, tolerance=1e-4),
     "maskgit": Case(_maskgit, Grids(), falls_to=0.7, steps=40),
 }
 

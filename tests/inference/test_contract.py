@@ -1,5 +1,6 @@
 """A model's contract against stores, recipes and tokens."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,7 @@ def tokenizer() -> Tokenizer:
     spec = CausalTokenizerSpec(
         filters=2, num_res_blocks=1, channel_multipliers=(1,), temporal_downsample=(), norm_groups=1
     )
-    return Tokenizer(CausalTokenizer(spec).eval(), CONTRACT, "f" * 64)
+    return Tokenizer(CausalTokenizer(spec).eval(), CONTRACT, None, "f" * 64)
 
 
 def test_a_store_of_the_models_recipe_passes(tmp_path):
@@ -145,7 +146,7 @@ def test_tokens_of_another_tokenizer_are_refused(tmp_path, tokenizer):
 
 def test_mr_is_encoded_through_its_own_window(tmp_path, tokenizer):
     recipe = RecipeSpec(domain="mr", percentiles=(0.5, 99.5))
-    of_mr = Tokenizer(tokenizer.model, recipe, tokenizer.sha256)
+    of_mr = replace(tokenizer, recipe=recipe)
     made_by = recipe.model_dump(mode="json", exclude={"window", "range"})
     record = {"window": [0.0, 400.0]}
     volume = _stored(tmp_path, domain="mr", recipe=made_by, record=record)
@@ -154,10 +155,9 @@ def test_mr_is_encoded_through_its_own_window(tmp_path, tokenizer):
     found = read_indices(find_tokens(status, "a"))
     own, shared = (
         encode_volume(
-            tokenizer.model,
+            of_mr,
             volume.read(),
             window=window,
-            value_range=recipe.range,
             windows_per_batch=SPEC.windows_per_batch,
         ).indices.numpy()
         for window in ((0.0, 400.0), recipe.window)

@@ -1,22 +1,23 @@
 """Whole-dataset encoding: packed indices, one row per volume, nothing twice."""
 
+from dataclasses import replace
+
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
-from ct3dlib.cohort.store import create_store, stored_volumes, write_node, write_table
+from ct3dlib.cohort.store import stored_volumes
 from ct3dlib.cohort.verify import verify_table
-from ct3dlib.config import CausalTokenizerSpec, RecipeSpec, TokensSpec
+from ct3dlib.config import CausalTokenizerSpec, SlidingWindowSpec, TokensSpec
 from ct3dlib.errors import CheckpointError, StoreError
-from ct3dlib.inference.decode import decode_volume, find_tokenizer, find_tokens
+from ct3dlib.inference.decode import decode_volume, find_tokenizer, find_tokens, to_volume
 from ct3dlib.inference.encode import collect_tokens, encode_shard, read_indices
-from ct3dlib.inference.loaded import load_tokenizer
-from ct3dlib.inference.reconstruct import encode_volume
+from ct3dlib.inference.loaded import Tokenizer, load_tokenizer
+from ct3dlib.inference.reconstruct import encode_volume, reconstruct
 from ct3dlib.models import build_model
 from ct3dlib.models.exported import save_model
-from ct3dlib.scan.normalize import normalize
-from ct3dlib.scan.volume import Volume
+from tests.inference.conftest import RECIPE
+from tests.inference.doubles import Blocks, fsq_model, kl_spec
 
 TINY = CausalTokenizerSpec(
     filters=4,
@@ -25,7 +26,6 @@ TINY = CausalTokenizerSpec(
     temporal_downsample=(True,),
     norm_groups=2,
 )
-RECIPE = RecipeSpec(min_slices=2)
 CPU = torch.device("cpu")
 SPEC = TokensSpec(tokenizer="lfq", windows_per_batch=3)
 
@@ -39,29 +39,6 @@ def tokenizer(tmp_path):
     return load_tokenizer(folder, CPU)
 
 
-@pytest.fixture
-def volumes(tmp_path):
-    """Return the status table of two stored volumes and a rejected one."""
-    path = tmp_path / "volumes/0000.zarr"
-    path.parent.mkdir()
-    create_store(path, "volumes")
-    rows = []
-    for i, name in enumerate(("a", "b")):
-        hu = np.random.default_rng(i).integers(-1000, 1000, (7, 10, 12), dtype=np.int16)
-        volume, record = normalize(Volume(hu, np.diag([3.0, 2, 1, 1])[[2, 1, 0, 3]]), RECIPE)
-        ct3d = {"affine": volume.affine.tolist(), "record": record.model_dump(mode="json")}
-        ct3d |= {"domain": "hu", "recipe": RECIPE.model_dump(mode="json")}
-        sha256 = write_node(path, f"{name}@0", volume.array, attributes={"ct3d": ct3d})
-        row = {"volume": name, "status": "stored", "reason": "", "message": "", "node": f"{name}@0"}
-        row |= {"sha256": sha256, "source_sha256": f"s{i}", "shape": list(volume.shape)}
-        rows.append(row)
-    empty = dict.fromkeys(rows[0], "")
-    bad = {"volume": "c", "status": "rejected", "reason": "NAN_VOXELS", "message": "c: NaN"}
-    rows.append({**empty, **bad, "shape": None})
-    write_table(pd.DataFrame(rows), path.with_suffix(".parquet"))
-    return path.with_suffix(".parquet")
-
-
 def test_stored_indices_are_those_of_the_model(volumes, tokenizer, tmp_path):
     status = tmp_path / "tokens/valid/0000.parquet"
     frame = encode_shard(volumes, tokenizer, SPEC, code="1", status=status)
@@ -69,10 +46,9 @@ def test_stored_indices_are_those_of_the_model(volumes, tokenizer, tmp_path):
     assert frame["stage"].tolist() == ["", "", "volumes"]
     volume = stored_volumes([volumes])[0]
     wanted = encode_volume(
-        tokenizer.model,
+        tokenizer,
         volume.read(),
         window=RECIPE.window,
-        value_range=RECIPE.range,
         windows_per_batch=3,
     )
     array = find_tokens(status, "a")
@@ -144,3 +120,38 @@ def test_the_splits_table_has_one_row_per_catalog_row(volumes, tokenizer, tmp_pa
     node.rename(node.with_name("gone"))
     with pytest.raises(StoreError, match=r"gone; delete .* and run again"):
         collect_tokens(catalog, [status])
+
+
+def test_a_model_in_sliding_windows_is_encoded_decoded_and_keyed(volumes, tmp_path):
+    windows = SlidingWindowSpec(roi_size=(4, 8, 8), overlap=0.5, sw_batch_size=2)
+    sliding = Tokenizer(fsq_model(), RECIPE, windows, "a" * 64)
+    status = tmp_path / "tokens/valid/0000.parquet"
+    frame = encode_shard(volumes, sliding, SPEC, code="1", status=status)
+    assert frame["shape"].tolist()[:2] == [[4, 5, 6]] * 2
+    assert frame["bits"].tolist() == [8, 8, 0]
+    array, volume = find_tokens(status, "a"), stored_volumes([volumes])[0]
+    ct3d = array.attributes["ct3d"]
+    assert ct3d["windows"] == {"kind": "sliding", **windows.model_dump(mode="json")}
+    assert ct3d["bit_order"] == "mixed_radix_channel0_least"
+    out = reconstruct(sliding, volume.read(), window=RECIPE.window, windows_per_batch=1)
+    decoded = decode_volume(array, sliding, stored_grid=True)
+    np.testing.assert_array_equal(decoded.array, np.rint(out.hu))
+    assert not list(verify_table(status, sliding.sha256))
+    other = replace(sliding, sliding=windows.model_copy(update={"overlap": 0.0}))
+    again = encode_shard(volumes, other, SPEC, code="1", status=status)
+    assert not set(frame["node"][:2]) & set(again["node"])
+
+
+def test_a_model_without_tokens_fills_no_token_store(volumes, tmp_path):
+    vae = Tokenizer(Blocks(kl_spec((2, 2, 2))).eval(), RECIPE, None, "a" * 64)
+    status = tmp_path / "tokens/valid/0000.parquet"
+    with pytest.raises(CheckpointError, match=r"the name vae has latents and no tokens; store its"):
+        encode_shard(volumes, vae, SPEC, code="1", status=status)
+    assert not status.parent.exists()
+
+
+def test_other_domains_are_not_clipped_to_hu(volumes):
+    ct3d = stored_volumes([volumes])[0].array.attributes["ct3d"]
+    values = np.full((7, 10, 12), 4000.4, np.float32)
+    assert to_volume(values, ct3d, domain="mr").array.max() == 4000
+    assert to_volume(values, ct3d, domain="hu").array.max() == 3071

@@ -24,6 +24,16 @@ def test_psnr_matches_hand_computation():
     assert psnr_db(original, original, window=WINDOW) == math.inf
 
 
+@pytest.mark.parametrize("sigma", [5.0, 50.0])
+def test_psnr_of_noise_is_that_of_its_deviation(sigma: float):
+    original = np.random.default_rng(0).uniform(-500, 500, (20, 30, 40))
+    noise = np.random.default_rng(1).normal(0, sigma, original.shape)
+    in_hu = psnr_db(original, original + noise, window=WINDOW)
+    assert in_hu == pytest.approx(20 * math.log10(2000 / sigma), abs=0.1)
+    in_range = psnr_db(original / 1000, (original + noise) / 1000, window=(-1.0, 1.0))
+    assert in_range == pytest.approx(in_hu)
+
+
 def test_errors_beyond_the_window_do_not_count():
     original = np.full((2, 2, 2), 2000, np.int16)
     assert psnr_db(original, original + 500, window=WINDOW) == math.inf
@@ -67,14 +77,30 @@ def test_seam_ratio_compares_borders_of_tokens_with_the_rest():
     # Slices 0 | 1 2 | 3 4 | 5 6 for stride 2: steps of 6 across borders, 2 inside tokens.
     levels = np.array([0, 6, 8, 14, 16, 22, 24], np.int16)
     volume = np.broadcast_to(levels[:, None, None], (7, 3, 4))
-    assert seam_ratio(volume, stride=2) == pytest.approx(3)
+    for axis in range(3):
+        turned = np.moveaxis(volume, 0, axis)
+        assert seam_ratio(turned, axis=axis, borders=range(1, 7, 2)) == pytest.approx(3)
+        assert seam_ratio(turned, axis=axis, borders=[5, 3, 1, 7, 0]) == pytest.approx(3)
+    assert seam_ratio(volume, axis=0, borders=[2, 4, 6]) == pytest.approx(1 / 3)
     ramp = np.broadcast_to(np.arange(17.0)[:, None, None], (17, 3, 4))
-    assert seam_ratio(ramp, stride=8) == pytest.approx(1)
+    assert seam_ratio(ramp, axis=0, borders=range(1, 17, 8)) == pytest.approx(1)
 
 
-@pytest.mark.parametrize("volume", [np.zeros((9, 2, 2)), np.zeros((2, 2, 2)), np.zeros((1, 2, 2))])
-def test_seam_ratio_is_none_where_there_is_nothing_to_compare(volume: np.ndarray):
-    assert seam_ratio(volume, stride=8) is None
+@pytest.mark.parametrize(
+    ("volume", "borders"),
+    [
+        (np.zeros((9, 2, 2)), [1]),
+        (np.arange(8.0).reshape(2, 2, 2), [1]),
+        (np.arange(36.0).reshape(9, 2, 2), []),
+        (np.arange(36.0).reshape(9, 2, 2), [9]),
+        (np.zeros((1, 2, 2)), [1]),
+    ],
+    ids=["all equal", "border alone", "no border", "border outside", "one slice"],
+)
+def test_seam_ratio_is_none_where_there_is_nothing_to_compare(
+    volume: np.ndarray, borders: list[int]
+):
+    assert seam_ratio(volume, axis=0, borders=borders) is None
 
 
 def test_mean_volume_is_the_mean_of_clipped_volumes():

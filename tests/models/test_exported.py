@@ -117,7 +117,7 @@ def test_weights_of_another_model_are_refused(folder: Path, tmp_path: Path):
     [
         ({"format_version": 99}, "format version 99, this program reads 1; export the model"),
         ({"kind": "maskgit"}, "kind 'maskgit' with a spec of 'causal'; the file was edited"),
-        ({"spec": {"name": "vae"}}, "no spec of a known model"),
+        ({"spec": {"name": "unet"}}, "no spec of a known model"),
         ({"spec": {"name": "causal", "fliters": 3}}, "no spec of a known model: .*fliters"),
         ({"author": "me"}, "missing or unknown keys: author"),
     ],

@@ -6,9 +6,10 @@ from ct3dlib.models import build_model
 from ct3dlib.models.tokenizer import CausalTokenizer, join_windows
 
 PUBLISHED = {
-    "8x8x8": ((1, 2, 4), (True, True), 187.6),
-    "16x16x8": ((1, 2, 2, 4), (False, True, True), 208.5),
+    "8x8x8": ((1, 2, 4), (True, True)),
+    "16x16x8": ((1, 2, 2, 4), (False, True, True)),
 }
+MILLIONS = {"8x8x8": (72.55, 115.07, 187.6), "16x16x8": (81.51, 127.03, 208.5)}
 
 
 def tiny(multipliers: tuple[int, ...], temporal: tuple[bool, ...]) -> CausalTokenizer:
@@ -31,21 +32,23 @@ def model() -> CausalTokenizer:
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_geometries_have_the_published_number_of_parameters(name: str):
-    multipliers, temporal, millions = PUBLISHED[name]
+    multipliers, temporal = PUBLISHED[name]
     spec = CausalTokenizerSpec(channel_multipliers=multipliers, temporal_downsample=temporal)
     with torch.device("meta"):
         model = build_model(spec)
-    count = sum(p.numel() for p in model.parameters())
-    assert count / 1e6 == pytest.approx(millions, rel=1e-3)
+    parts = (model.encoder, model.decoder, model)
+    counts = [sum(p.numel() for p in part.parameters()) / 1e6 for part in parts]
+    assert counts == pytest.approx(MILLIONS[name], rel=1e-3)
 
 
 @pytest.mark.parametrize(("name", "grid"), [("8x8x8", (31, 64, 64)), ("16x16x8", (31, 32, 32))])
 def test_a_chest_of_241_slices_has_the_published_grid(name: str, grid: tuple[int, int, int]):
-    multipliers, temporal, _ = PUBLISHED[name]
+    multipliers, temporal = PUBLISHED[name]
     model = tiny(multipliers, temporal).to("meta")
     latents = model.encode(torch.empty(1, 1, 241, 512, 512, device="meta"))
     assert latents.shape == (1, 6, *grid)
     assert model.windows(torch.empty(1, 1, 241, 512, 512, device="meta")).shape[1:3] == (30, 1)
+    assert model.decode(torch.empty_like(latents)).shape == (1, 1, 241, 512, 512)
 
 
 @pytest.mark.parametrize(
@@ -101,6 +104,15 @@ def test_windowed_latents_are_those_of_each_window_alone(model: CausalTokenizer)
             torch.testing.assert_close(latents[:, :, window + 1], alone[:, :, 1])
 
 
+def test_windows_alone_and_together_have_identical_indices(model: CausalTokenizer):
+    volumes = torch.randn(1, 1, 41, 16, 24)
+    together = model(volumes).quantized.indices
+    windows = model.windows(volumes)
+    with torch.no_grad():
+        alone = torch.stack([model.encode_window(w) for w in windows.unbind(1)], dim=1)
+    assert torch.equal(model.tokens(join_windows(alone)).indices, together)
+
+
 def test_windows_are_not_the_whole_causal_sequence(model: CausalTokenizer):
     volumes = torch.randn(1, 1, 25, 16, 16)
     windowed, whole = model.encode_windowed(volumes), model.encode(volumes)
@@ -127,6 +139,41 @@ def test_a_code_changes_no_slice_before_its_own(model: CausalTokenizer, changed:
     other[:, :, changed] *= -1
     first = int((model.decode(codes) != model.decode(other)).any(dim=(0, 1, 3, 4)).nonzero()[0])
     assert first == 8 * (changed - 1) + 1
+
+
+@pytest.mark.parametrize(
+    ("shape", "pad"),
+    [
+        ((9, 16, 16), (0, 0, 0)),
+        ((10, 9, 15), (7, 7, 1)),
+        ((17, 16, 17), (0, 0, 7)),
+        ((1, 8, 8), (8, 0, 0)),
+        ((8, 8, 8), (1, 0, 0)),
+    ],
+)
+def test_padding_fills_windows_and_whole_latents(
+    model: CausalTokenizer, shape: tuple[int, int, int], pad: tuple[int, int, int]
+):
+    assert model.padding(shape) == pad
+    filled = [n + more for n, more in zip(shape, pad, strict=True)]
+    model.windows(torch.empty(1, 1, *filled, device="meta"))
+
+
+def test_padding_needs_three_axes(model: CausalTokenizer):
+    with pytest.raises(ValueError, match=r"3 axes \(D, H, W\), not 2"):
+        model.padding((4, 4))
+
+
+def test_the_last_layer_makes_the_bands(model: CausalTokenizer):
+    assert model.last_layer() is model.decoder.output[-1].weight
+    assert model.last_layer().shape[0] == 8
+
+
+def test_blocks_hold_most_of_the_weights(model: CausalTokenizer):
+    # One in each of three levels and one between encoder and codes; the same in the decoder.
+    assert len(model.blocks()) == 8
+    inside = sum(p.numel() for block in model.blocks() for p in block.parameters())
+    assert inside > sum(p.numel() for p in model.parameters()) / 3
 
 
 def test_every_parameter_has_a_gradient(model: CausalTokenizer):

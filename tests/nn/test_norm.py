@@ -1,6 +1,7 @@
+import pytest
 import torch
 
-from ct3dlib.nn.norm import ConditionalSliceNorm, SliceNorm
+from ct3dlib.nn.norm import ChannelLayerNorm, ChannelRMSNorm, ConditionalSliceNorm, SliceNorm
 
 
 def slow_norm(x: torch.Tensor, groups: int) -> torch.Tensor:
@@ -36,3 +37,19 @@ def test_conditional_norm_scales_and_shifts_position_by_position():
     modulation = weight @ condition[at] + bias
     expected = slow_norm(x, 2)[at] * (1 + modulation[:4]) + modulation[4:]
     torch.testing.assert_close(norm(x, condition)[at], expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("grid", [(4,), (3, 4), (2, 3, 4)])
+def test_channel_norms_see_one_position_at_a_time(grid: tuple[int, ...]):
+    x = torch.randn(2, 6, *grid) * 3 + 1
+    layer, rms = ChannelLayerNorm(6), ChannelRMSNorm(6, eps=0)
+    torch.nn.init.normal_(layer.weight)
+    torch.nn.init.normal_(layer.bias)
+    torch.nn.init.normal_(rms.weight)
+    at = (1, slice(None), *(side - 1 for side in grid))
+    values = x[at]
+    centred = (values - values.mean()) / (values.var(correction=0) + 1e-5).sqrt()
+    expected = centred * layer.weight + layer.bias
+    torch.testing.assert_close(layer(x)[at], expected, rtol=1e-5, atol=1e-5)
+    expected = values / values.square().mean().sqrt() * rms.weight
+    torch.testing.assert_close(rms(x)[at], expected, rtol=1e-5, atol=1e-5)

@@ -8,6 +8,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from ct3dlib.config import CausalTokenizerSpec, LFQSpec, TokenizerLossSpec, TokenizerSpec
+from ct3dlib.objectives.entropy import entropy_weight
 from ct3dlib.objectives.tokenizer import TokenizerObjective
 
 ENTROPY_ALONE = TokenizerLossSpec(
@@ -64,12 +65,13 @@ def test_loss_is_the_weighted_sum_of_its_terms(volumes: torch.Tensor):
 
 @pytest.mark.parametrize(("step", "weight"), [(0, 0.3), (500, 0.25), (2000, 0.1), (9000, 0.1)])
 def test_entropy_weight_falls_linearly(step: int, weight: float):
-    assert objective_with().entropy_weight(torch.tensor(step)).item() == pytest.approx(weight)
+    weights = TokenizerLossSpec(entropy=0.1, entropy_start=0.3)
+    assert entropy_weight(weights, torch.tensor(step)).item() == pytest.approx(weight)
 
 
 def test_entropy_weight_without_warmup_is_its_end():
-    objective = objective_with(TokenizerLossSpec(entropy_warmup_steps=0))
-    assert objective.entropy_weight(torch.tensor(0)).item() == pytest.approx(0.1)
+    weights = TokenizerLossSpec(entropy=0.1, entropy_start=0.3, entropy_warmup_steps=0)
+    assert entropy_weight(weights, torch.tensor(0)).item() == pytest.approx(0.1)
 
 
 def test_terms_are_those_of_the_reconstruction(volumes: torch.Tensor):

@@ -26,6 +26,13 @@ def test_codes_are_exact_signs_however_large_the_latents():
     assert LFQ(LFQSpec(bits=3))(latents).codes.flatten().tolist() == [1, -1, 1]
 
 
+def test_quantizing_codes_again_changes_nothing():
+    torch.manual_seed(0)
+    quantizer = LFQ(LFQSpec(bits=5))
+    codes = quantizer(torch.randn(2, 5, 3, 4, 5)).codes
+    assert torch.equal(quantizer(codes).codes, codes)
+
+
 def test_gradient_passes_straight_through():
     latents = torch.randn(1, 3, 2, 2, 2, requires_grad=True)
     weights = torch.randn(1, 3, 2, 2, 2)

@@ -187,3 +187,49 @@ def test_mr_is_seen_through_the_window_of_each_volume(tmp_path):
         mr, ct = (make.item(i, np.random.default_rng(0))["volume"].flatten() for i in (0, 1))
         np.testing.assert_allclose(mr.numpy(), np.arange(8) / 7, atol=1e-6)
         np.testing.assert_allclose(ct.numpy(), 0.5 + np.arange(8) * 0.05, atol=1e-6)
+
+
+def test_a_bright_voxel_lands_where_a_dwh_model_sees_it(tmp_path):
+    store = tmp_path / "0000.zarr"
+    create_store(store, "volumes")
+    array = np.full((4, 6, 9), -1000, np.int16)
+    array[1, 2, 7] = 1000  # slice 1, row 2, column 7
+    sha256 = write_node(store, "a@0", array, attributes={})
+    volumes = [StoredVolume("a", StoredArray(store, "a@0"), (4, 6, 9), sha256)]
+    rng = np.random.default_rng(0)
+
+    whole = WholeItems(volumes, window=WINDOW, range=RANGE, axes="dwh").item(0, rng)["volume"]
+    assert whole.shape == (1, 4, 9, 6)
+    assert torch.argwhere(whole > 0).tolist() == [[0, 1, 7, 2]]
+
+    crops = CropItems(volumes, crop=(4, 9, 8), window=WINDOW, range=RANGE, axes="dwh")
+    crop = crops.item(0, rng)["volume"]
+    assert torch.argwhere(crop > 0).tolist() == [[0, 1, 7, 2]]
+    assert (crop[..., 6:] == -1).all()  # the volume has 6 rows: the model's last axis is padded
+
+    grid = GridItems(
+        volumes, patch=(4, 4, 4), stride=(4, 4, 4), window=WINDOW, range=RANGE, axes="dwh"
+    )
+    assert grid.grid(volumes[0]) == (1, 3, 2)
+    lit = [patch for patch in _patches(grid) if (patch["volume"] > 0).any()]
+    assert len(lit) == 1
+    assert lit[0]["start"].tolist() == [0, 4, 0]
+    assert torch.argwhere(lit[0]["volume"] > 0).tolist() == [[0, 1, 3, 2]]
+    assert sum(int(patch["valid"].sum()) for patch in _patches(grid)) == 4 * 6 * 9
+
+
+def test_crops_of_a_dwh_model_start_wherever_they_fit(volumes):
+    items = CropItems(volumes, crop=(6, 10, 9), window=WINDOW, range=RANGE, axes="dwh")
+    rng = np.random.default_rng(0)
+    seen = {round(float(items.item(0, rng)["volume"][0, 0, 0, 0]) * 1000) for _ in range(50)}
+    assert seen == {-300, -299, -298}  # columns 0 to 2 of 12
+
+
+def test_the_order_of_the_axes_is_part_of_the_key(volumes):
+    one = {"window": WINDOW, "range": RANGE}
+    for make in (
+        lambda **seen: CropItems(volumes, crop=(3, 4, 5), **seen),
+        lambda **seen: WholeItems(volumes[:1], **seen),
+        lambda **seen: GridItems(volumes, patch=(3, 4, 5), stride=(3, 4, 5), **seen),
+    ):
+        assert make(**one).key != make(**one, axes="dwh").key

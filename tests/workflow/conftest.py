@@ -38,7 +38,41 @@ MINIATURE = {
             "validation_items": 2,
             "save_every": 2,
             "log_every": 1,
-        }
+        },
+        # Two stages, the second with a frozen encoder and the network of slices.
+        "fsq": {
+            "crop": [9, 24, 24],
+            "model": {"filters": 8, "norm_groups": 4},
+            "stages": [
+                {"steps": 2},
+                {"steps": 2, "freeze_encoder": True, "loss": {"l1": 1, "perceptual": 1}},
+            ],
+            "steps": 4,
+            "validate_every": 2,
+            "validation_items": 2,
+            "save_every": 2,
+            "log_every": 1,
+        },
+        "vae": {
+            "crop": [8, 24, 24],
+            "loss": {"l1": 1, "kl": 0.001, "adversarial": 0.1, "adversarial_start": 2},
+            "discriminator": {"filters": 8, "num_layers": 2},
+            "steps": 4,
+            "validate_every": 2,
+            "validation_items": 2,
+            "save_every": 2,
+            "log_every": 1,
+        },
+    },
+    "features": {
+        "crop": [24, 24],
+        "steps": 2,
+        "batch_size": 2,
+        "micro_batch_size": 2,
+        "validate_every": 2,
+        "validation_items": 2,
+        "save_every": 2,
+        "log_every": 1,
     },
     "transformer": {
         "model": {"hidden_size": 32, "num_layers": 1, "num_heads": 2},

@@ -1,0 +1,74 @@
+"""Reconstructed scans: files on the scan's own grid, whole or not there, made once."""
+
+import errno
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from ct3dlib.cohort.store import records, stored_volumes
+from ct3dlib.config import SlidingWindowSpec, TokensSpec
+from ct3dlib.errors import StoreError
+from ct3dlib.inference import reconstructions
+from ct3dlib.inference.loaded import Tokenizer
+from ct3dlib.inference.reconstructions import store_reconstructions_shard
+from ct3dlib.scan.nifti import read_nifti
+from ct3dlib.scan.reading import file_sha256
+from tests.inference.conftest import RECIPE
+from tests.inference.doubles import Blocks, kl_spec
+
+SPEC = TokensSpec(tokenizer="any")
+
+
+@pytest.fixture
+def tokenizer() -> Tokenizer:
+    windows = SlidingWindowSpec(roi_size=(4, 8, 8))
+    return Tokenizer(Blocks(kl_spec((2, 2, 2))).eval(), RECIPE, windows, "a" * 64)
+
+
+@pytest.fixture
+def status(tmp_path):
+    return tmp_path / "reconstructions/valid/0000.parquet"
+
+
+def test_files_are_the_scans_on_their_own_grids(volumes, tokenizer, status):
+    frame = store_reconstructions_shard(volumes, tokenizer, SPEC, code="1", status=status)
+    assert frame["status"].tolist() == ["encoded", "encoded", "rejected"]
+    assert frame["reason"].tolist() == ["", "", "NAN_VOXELS"]
+    for row, volume in zip(records(frame), stored_volumes([volumes]), strict=False):
+        path = status.with_suffix("") / row["file"]
+        record = volume.array.attributes["ct3d"]["record"]
+        found = read_nifti(path).volume
+        assert found.array.dtype == np.int16
+        assert list(found.shape) == record["source_shape"] == row["shape"]
+        np.testing.assert_allclose(found.affine, record["source_affine"], atol=1e-5)
+        assert file_sha256(path) == row["sha256"]
+        # The model is lossless, and the store on the scan's own voxels.
+        np.testing.assert_array_equal(found.array, volume.read())
+
+
+def test_finished_files_are_kept_and_stale_ones_go(volumes, tokenizer, status):
+    store_reconstructions_shard(volumes, tokenizer, SPEC, code="1", status=status)
+    folder, table = status.with_suffix(""), status.read_bytes()
+    times = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    (folder / "partial.b@1.nii.gz").write_bytes(b"half")
+    status.unlink()
+    store_reconstructions_shard(volumes, tokenizer, SPEC, code="1", status=status)
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == times
+    assert status.read_bytes() == table
+    other = replace(tokenizer, sha256="b" * 64)
+    store_reconstructions_shard(volumes, other, SPEC, code="1", status=status)
+    assert len(list(folder.iterdir())) == 2
+    assert not set(folder.iterdir()) & set(times)
+
+
+def test_a_full_disk_leaves_no_half_of_a_file(volumes, tokenizer, status, monkeypatch):
+    def full(path, volume):
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(reconstructions, "write_nifti", full)
+    with pytest.raises(StoreError, match=r"the disk is full .*; make room or raise the quota"):
+        store_reconstructions_shard(volumes, tokenizer, SPEC, code="1", status=status)
+    assert not status.exists()
+    assert not list(status.with_suffix("").iterdir())

@@ -1,0 +1,223 @@
+"""Every kind of autoencoder under one objective: terms, turns, frozen encoders."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from ct3dlib.config import (
+    AutoencoderSpec,
+    CausalTokenizerSpec,
+    DiscriminatorSpec,
+    FSQSpec,
+    KLAutoencoderSpec,
+    LFQSpec,
+    MaisiTokenizerSpec,
+    TokenizerLossSpec,
+    TokenizerSpec,
+)
+from ct3dlib.objectives.tokenizer import TokenizerObjective
+from ct3dlib.training.engine import TorchEngine
+
+CAUSAL = CausalTokenizerSpec(
+    filters=8,
+    num_res_blocks=1,
+    channel_multipliers=(1, 2),
+    temporal_downsample=(True,),
+    norm_groups=4,
+    quantizer=LFQSpec(bits=8),
+)
+MODELS: dict[str, tuple[AutoencoderSpec, tuple[int, int, int]]] = {
+    "causal": (CAUSAL, (9, 16, 16)),
+    "maisi": (
+        MaisiTokenizerSpec(
+            num_channels=(8, 16),
+            num_res_blocks=(1, 1),
+            attention_levels=(False, False),
+            norm_groups=4,
+            quantizer=FSQSpec(levels=(5, 5, 5)),
+        ),
+        (8, 16, 16),
+    ),
+    "vae": (KLAutoencoderSpec(blocks_down=(1, 1), blocks_up=(1,)), (8, 16, 16)),
+    "vae2d": (KLAutoencoderSpec(spatial_dims=2, blocks_down=(1, 1), blocks_up=(1,)), (1, 16, 16)),
+}
+EVERY_VOXEL_TERM = {"l1": 1, "l2": 1, "ssim": 1, "gradient": 1, "eagle": 0.01, "focal_frequency": 1}
+
+
+def section(kind: str, loss: dict[str, object], **more: object) -> TokenizerSpec:
+    model, crop = MODELS[kind]
+    return TokenizerSpec.model_validate(
+        {
+            "steps": 10,
+            "batch_size": 2,
+            "micro_batch_size": 2,
+            "recipe": "chest",
+            "crop": crop,
+            "model": model.model_dump(),
+            "loss": {"l1": 1.0, **loss},
+            "discriminator": DiscriminatorSpec(filters=8, num_layers=1).model_dump(),
+            **more,
+        }
+    )
+
+
+def objective_of(spec: TokenizerSpec) -> TokenizerObjective:
+    torch.manual_seed(0)
+    return TokenizerObjective(spec)
+
+
+def batch_of(kind: str, step: int = 0) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    volumes = torch.rand(2, 1, *MODELS[kind][1], generator=generator) * 2 - 1
+    return {"volume": volumes, "step": torch.tensor(step), "item_seed": torch.tensor([3, 4])}
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_loss_is_the_weighted_sum_of_the_voxel_terms(kind: str) -> None:
+    objective = objective_of(section(kind, EVERY_VOXEL_TERM)).eval()
+    loss, m = objective.loss(batch_of(kind), "model")
+    wanted = sum(weight * m[name] for name, weight in EVERY_VOXEL_TERM.items())
+    torch.testing.assert_close(loss.detach(), wanted)
+    assert math.isfinite(loss.item())
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_term_of_no_weight_is_not_made(kind: str) -> None:
+    _, m = objective_of(section(kind, {})).loss(batch_of(kind), "model")
+    extra = {"kl", "beta"} if kind.startswith("vae") else {"code_usage"}
+    assert set(m) == {"l1", "l2", "psnr_db", *extra}
+
+
+@pytest.mark.parametrize("kind", ["causal", "maisi"])
+def test_training_reconstructs_through_the_tokens(kind: str) -> None:
+    objective = objective_of(section(kind, {}))
+    volumes = batch_of(kind)["volume"]
+    result = objective.model(volumes)
+    assert result.quantized is not None
+    decoded = objective.model.decode_indices(result.quantized.indices)
+    torch.testing.assert_close(decoded, result.volumes, rtol=1e-4, atol=1e-5)
+
+
+def test_beta_rises_over_its_share_of_the_steps() -> None:
+    objective = objective_of(section("vae", {"kl": 0.5, "kl_warmup": 0.4}))
+    betas = [objective.beta(torch.tensor(step)).item() for step in (0, 1, 2, 4, 9)]
+    assert betas == pytest.approx([0, 0.125, 0.25, 0.5, 0.5])
+    loss, m = objective.eval().loss(batch_of("vae", step=2), "model")
+    torch.testing.assert_close(loss.detach(), m["l1"] + 0.25 * m["kl"])
+
+
+def test_a_fixed_deviation_makes_kl_the_energy_of_the_means() -> None:
+    spec = section("vae", {"kl": 1.0, "kl_warmup": 0.0})
+    fixed = spec.model.model_copy(update={"fixed_std": 0.1})
+    objective = objective_of(spec.model_copy(update={"model": fixed})).eval()
+    batch = batch_of("vae")
+    _, m = objective.loss(batch, "model")
+    energy = objective.model.encode(batch["volume"]).square().mean()
+    torch.testing.assert_close(m["kl"], energy.detach())
+
+
+ADVERSARIAL = {
+    "adversarial": 0.5,
+    "adversarial_start": 3,
+    "feature_matching": 0.1,
+    "adaptive_limit": 10.0,
+    "lecam": 0.01,
+    "r1": 1.0,
+    "r1_every": 2,
+}
+
+
+def weights_of(module: nn.Module) -> list[torch.Tensor]:
+    return [parameter.detach().clone() for parameter in module.parameters()]
+
+
+def same(one: list[torch.Tensor], other: list[torch.Tensor]) -> list[bool]:
+    return [torch.equal(a, b) for a, b in zip(one, other, strict=True)]
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_the_discriminator_rests_until_its_start(kind: str) -> None:
+    objective = objective_of(section(kind, ADVERSARIAL))
+    engine = TorchEngine(objective, objective.spec, torch.device("cpu"))
+    objective.train()
+    before = weights_of(objective.discriminator)
+    for step in range(5):
+        for turn in objective.turns:
+            if objective.acts(turn, step):
+                metrics = engine.update([batch_of(kind, step)], turn, step)
+        if step < 3:
+            assert all(same(before, weights_of(objective.discriminator)))
+            assert "generator" not in metrics
+    assert not any(same(before, weights_of(objective.discriminator)))
+
+
+def test_turns_leave_each_other_alone() -> None:
+    objective = objective_of(section("causal", {**ADVERSARIAL, "adversarial_start": 0}))
+    engine = TorchEngine(objective, objective.spec, torch.device("cpu"))
+    objective.train()
+    model, judge = weights_of(objective.model), weights_of(objective.discriminator)
+    found = engine.update([batch_of("causal")], "discriminator", 0)
+    assert all(same(model, weights_of(objective.model)))
+    assert {"lecam", "r1", "real_logit", "fake_logit"} <= set(found)
+    judge = weights_of(objective.discriminator)
+    found = engine.update([batch_of("causal")], "model", 0)
+    assert all(same(judge, weights_of(objective.discriminator)))
+    assert {"generator", "adversarial_weight", "feature_matching"} <= set(found)
+    assert "r1" not in engine.update([batch_of("causal", step=1)], "discriminator", 1)
+
+
+def test_validation_leaves_the_discriminator_out() -> None:
+    objective = objective_of(section("causal", {**ADVERSARIAL, "adversarial_start": 0})).eval()
+    loss, m = objective.loss(batch_of("causal", step=5), "model")
+    torch.testing.assert_close(loss.detach(), m["l1"])
+    assert "generator" not in m
+
+
+def test_the_discriminator_has_its_own_rate() -> None:
+    spec = section("causal", ADVERSARIAL, discriminator_rate=0.8, learning_rate=1e-3)
+    objective = objective_of(spec)
+    engine = TorchEngine(objective, spec, torch.device("cpu"))
+    objective.train()
+    rates = [engine.update([batch_of("causal", 3)], turn, 0)["lr"] for turn in objective.turns]
+    assert rates == pytest.approx([1e-3, 0.8e-3])
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_frozen_encoder_does_not_move(kind: str) -> None:
+    objective = objective_of(section(kind, {}, freeze_encoder=True))
+    engine = TorchEngine(objective, objective.spec, torch.device("cpu"))
+    objective.train()
+    frozen = nn.ModuleList(objective.model.encoding_modules())
+    before, decoder = frozen.state_dict(), weights_of(objective.model.decoder)
+    before = {name: value.clone() for name, value in before.items()}
+    for step in range(2):
+        engine.update([batch_of(kind, step)], "model", step)
+    after = frozen.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert not all(same(decoder, weights_of(objective.model.decoder)))
+
+
+def test_a_perceptual_term_needs_its_network() -> None:
+    with pytest.raises(ValueError, match=r"loss\.perceptual needs a feature network"):
+        objective_of(section("causal", {"perceptual": 1.0}))
+
+
+def test_stages_change_what_they_name() -> None:
+    spec = section(
+        "causal",
+        {},
+        stages=(
+            {"steps": 3},
+            {"steps": 4, "crop": (17, 16, 16), "learning_rate": 0.5},
+            {"steps": 5, "freeze_encoder": True, "loss": TokenizerLossSpec(l1=2).model_dump()},
+        ),
+    )
+    first, second, third = spec.in_stages()
+    assert [stage.steps for stage in (first, second, third)] == [3, 4, 5]
+    assert (first.crop, second.crop, third.crop) == ((9, 16, 16), (17, 16, 16), (9, 16, 16))
+    assert (second.learning_rate, third.learning_rate) == (0.5, spec.learning_rate)
+    assert [stage.freeze_encoder for stage in (first, second, third)] == [False, False, True]
+    assert (second.loss.l1, third.loss.l1) == (1, 2)
+    assert not any(stage.stages for stage in (first, second, third))

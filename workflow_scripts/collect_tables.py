@@ -1,0 +1,21 @@
+"""Join the status tables of a split's shards into one."""
+
+from argparse import Namespace
+
+import pandas as pd
+
+from ct3dlib.cohort.store import read_table, write_table
+from workflow_scripts.step import Arguments, run, write_json
+
+
+def main(args: Namespace) -> None:
+    """Write the table, sorted by volume, then the marker with the number of rows."""
+    table = pd.concat([read_table(path) for path in args.tables], ignore_index=True)
+    table = table.sort_values("volume", ignore_index=True)
+    write_table(table, args.table)
+    counts = table["status"].value_counts()
+    write_json(args.done, {str(status): int(number) for status, number in counts.items()})
+
+
+if __name__ == "__main__":
+    run(main, Arguments(description=__doc__).lists("tables").paths("table", "done"))

@@ -1,0 +1,69 @@
+"""Train the slice features on the regions of one recipe's volumes and export the best weights."""
+
+from argparse import Namespace
+from dataclasses import asdict
+
+import torch
+
+from ct3dlib.cohort.store import stored_volumes
+from ct3dlib.config import RecipeSpec
+from ct3dlib.config.features import FeaturesSpec
+from ct3dlib.errors import StoreError
+from ct3dlib.inference.contract import check_volumes
+from ct3dlib.models.exported import save_model
+from ct3dlib.objectives.slice_features import SliceFeaturesObjective
+from ct3dlib.training.distributed import rank
+from ct3dlib.training.loop import train
+from ct3dlib.training.slice_items import SliceItems, pair_regions
+from workflow_scripts.step import Arguments, run
+
+
+def main(args: Namespace) -> None:
+    """Train and export."""
+    spec: FeaturesSpec = args.spec
+    recipe: RecipeSpec = args.recipe
+    items, validation = (
+        SliceItems(
+            pair_regions(stored_volumes(volumes), stored_volumes(regions)),
+            crop=spec.crop,
+            window=recipe.window,
+            range=recipe.range,
+            axes=recipe.axes,
+        )
+        for volumes, regions in ((args.train, args.train_regions), (args.tune, args.tune_regions))
+    )
+    if not len(items):
+        raise StoreError("no volume of the train split has regions; see its status tables")
+    volumes = [volume for volume, _ in (*items.pairs, *validation.pairs)]
+    check_volumes(recipe, volumes, model="this training")
+    torch.set_num_threads(spec.threads)
+    torch.manual_seed(spec.seed)
+    objective = SliceFeaturesObjective(spec, value_range=recipe.range)
+    summary = train(
+        objective,
+        items,
+        spec,
+        run_dir=args.run,
+        validation=validation if len(validation) else None,
+        code=args.code,
+    )
+    if rank() == 0:
+        save_model(
+            args.model,
+            objective.model,
+            spec=spec.model,
+            contract={"recipe": recipe.model_dump(mode="json")},
+            training=asdict(summary),
+        )
+
+
+if __name__ == "__main__":
+    run(
+        main,
+        Arguments(description=__doc__)
+        .spec(FeaturesSpec)
+        .spec(RecipeSpec, "recipe")
+        .lists("train", "tune", "train_regions", "tune_regions")
+        .paths("run", "model")
+        .text("code"),
+    )
