@@ -110,8 +110,8 @@ def reconstruct(  # noqa: PLR0913  (a parameter for each option)
     """
     if output.resolve() == source.resolve():
         raise typer.BadParameter(f"{output}: is the input itself; give another name")
-    windows = {"roi_size": roi_size, "overlap": overlap}
-    windows |= {"sw_batch_size": sw_batch_size, "mode": mode}
+    windows = {"roi_size": roi_size, "overlap": overlap, "mode": mode}
+    windows["sw_batch_size"] = sw_batch_size
     tokenizer = load_tokenizer(model, default_device())
     # An overlap of 0 is an overlap, not an option that was left out.
     if changes := {name: value for name, value in windows.items() if value is not None}:

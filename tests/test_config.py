@@ -91,6 +91,34 @@ def test_empty_default_and_text_around_a_variable(base):
         ({"catalog": {"shards": {"test": 1}}}, "test"),
         ({"transformer": {"model": {"num_heads": 3}}}, "multiple of num_heads"),
         ({"transformer": {"model": {"bits_per_group": 7}}}, "must divide the tokenizer's 18 bits"),
+        ({"tokenizers": {"fsq": {"loss": {"entropy": 0.1}}}}, "are for an LFQ quantizer"),
+        ({"tokenizers": {"lfq": {"loss": {"kl": 0.1}}}}, "kl is for a model of the name vae"),
+        (
+            {"tokenizers": {"lfq": {"sliding_window": {"roi_size": [17, 48, 48]}}}},
+            "a causal model has windows of its own",
+        ),
+        ({"tokenizers": {"vae": {"crop": None}}}, "crop: give its voxels; only patching: none"),
+        ({"tokenizers": {"vae": {"patching": "none"}}}, "crop: give its voxels"),
+        (
+            {"tokenizers": {"vae": {"sliding_window": {"roi_size": [15, 48, 48]}}}},
+            r"roi_size \(15, 48, 48\) must be \(n x 4",
+        ),
+        (
+            {"tokenizers": {"lfq": {"stages": [{"steps": 2, "crop": [16, 48, 48]}]}}},
+            r"stages\[0\]\.crop \(16, 48, 48\) must be",
+        ),
+        ({"tokens": {"tokenizer": "vae"}}, "'vae' has no codebook, so it makes no tokens"),
+        ({"tokens": {"tokenizer": "fsq"}}, "'fsq' has 15360 codes; .* a power of two"),
+        ({"latents": {"tokenizer": "kl"}}, "latents.tokenizer: no tokenizer 'kl'"),
+        ({"features": {"recipe": "brain"}}, "features.recipe: no recipe 'brain'"),
+        (
+            {"features": None, "tokenizers": {"vae": {"loss": {"perceptual": 1}}}},
+            "there is no section `features` to train",
+        ),
+        (
+            {"tokenizers": {"vae": {"perceptual": {"network": "vgg16"}}}},
+            r"network vgg16 needs perceptual\.weights, a local file",
+        ),
     ],
 )
 def test_wrong_values_are_refused_by_name(base, change, message):

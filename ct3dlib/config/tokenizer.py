@@ -235,9 +235,19 @@ def _check_fits(key: str, shape: Shape, model: AutoencoderSpec) -> None:
         raise ValueError(
             f"{key} {shape} must be ({depth}, n x {down[1]}, n x {down[2]}) for this model"
         )
-    if isinstance(model, MaisiTokenizerSpec) and any(
-        have < need for have, need in zip(shape, model.smallest, strict=True)
-    ):
+    if isinstance(model, MaisiTokenizerSpec) and model.num_splits > 1:
+        _check_splits(key, shape, model)
+
+
+def _check_splits(key: str, shape: Shape, model: MaisiTokenizerSpec) -> None:
+    """Raise unless a shape can be convolved in parts: MONAI drops voxels of uneven ones."""
+    step = model.downsampling[0] * model.num_splits
+    if shape[0] % step:
+        raise ValueError(
+            f"{key} {shape}: {shape[0]} slices are no multiple of {step}, the step of "
+            f"{model.num_splits} num_splits; change it, or set num_splits 1"
+        )
+    if any(have < need for have, need in zip(shape, model.smallest, strict=True)):
         raise ValueError(
             f"{key} {shape} is too small for num_splits {model.num_splits}: at least "
             f"{model.smallest} voxels, or num_splits 1"

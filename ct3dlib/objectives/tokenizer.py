@@ -114,6 +114,18 @@ class TokenizerObjective(Objective):
             )
         return weighted, {name: value.detach() for name, value in metrics.items()}
 
+    def validate(self, batch: Batch) -> Metrics:
+        """Return the terms, and `combined`, one number to choose weights by, as prod9's.
+
+        combined = clamp((PSNR - 20) / 20, 0, 1) + SSIM - perceptual distance, of which the last two
+        count where the loss has them.
+        """
+        metrics = super().validate(batch)
+        combined = ((metrics["psnr_db"] - 20) / 20).clamp(0, 1)
+        if "ssim" in metrics:
+            combined = combined + 1 - metrics["ssim"]
+        return {**metrics, "combined": combined - metrics.get("perceptual", 0.0)}
+
     def blocks(self) -> Sequence[nn.Module]:
         """Return the model's blocks."""
         return self.model.blocks()
