@@ -92,7 +92,10 @@ def test_empty_default_and_text_around_a_variable(base):
         ({"transformer": {"model": {"num_heads": 3}}}, "multiple of num_heads"),
         ({"transformer": {"model": {"bits_per_group": 7}}}, "must divide the tokenizer's 18 bits"),
         ({"tokenizers": {"fsq": {"loss": {"entropy": 0.1}}}}, "are for an LFQ quantizer"),
-        ({"tokenizers": {"lfq": {"loss": {"kl": 0.1}}}}, "kl is for a model of the name vae"),
+        (
+            {"tokenizers": {"lfq": {"loss": {"kl": 0.1}}}},
+            "kl and free_bits are for a model of the name vae",
+        ),
         (
             {"tokenizers": {"lfq": {"sliding_window": {"roi_size": [17, 48, 48]}}}},
             "a causal model has windows of its own",
@@ -105,7 +108,24 @@ def test_empty_default_and_text_around_a_variable(base):
         ),
         (
             {"tokenizers": {"lfq": {"stages": [{"steps": 2, "crop": [16, 48, 48]}]}}},
-            r"stages\[0\]\.crop \(16, 48, 48\) must be",
+            r"stages\[0\]: crop \(16, 48, 48\) must be",
+        ),
+        (
+            {"tokenizers": {"lfq": {"stages": [{"steps": 2, "crop": [129, 48, 48]}]}}},
+            r"crop \(129, 48, 48\) is larger than the shape \(65, 80, 96\)",
+        ),
+        (
+            {"tokenizers": {"fsq": {"stages": [{"steps": 2, "loss": {"entropy": 1}}]}}},
+            r"stages\[0\]: loss\.entropy, .* are for an LFQ quantizer",
+        ),
+        (
+            {"tokenizers": {"vae": {"patching": "none", "crop": None}}},
+            r"tokenizers\.vae takes whole volumes: shape \(65, 80, 96\) must be \(n x 4",
+        ),
+        ({"tokenizers": {"vae": {"loss": {"l2": 0}}}}, "no term compares the reconstruction"),
+        (
+            {"tokenizers": {"vae": {"activation_checkpointing": True, "model": {"norm": "batch"}}}},
+            "would count twice in the statistics of model.norm: batch",
         ),
         ({"tokens": {"tokenizer": "vae"}}, "'vae' has no codebook, so it makes no tokens"),
         ({"tokens": {"tokenizer": "fsq"}}, "'fsq' has 15360 codes; .* a power of two"),

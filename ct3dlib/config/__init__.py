@@ -42,6 +42,7 @@ from ct3dlib.config.tokenizer import (
     TokenizerLossSpec,
     TokenizerSpec,
     TokensSpec,
+    check_fits,
 )
 from ct3dlib.config.training import AugmentSpec, EarlyStopSpec, TrainSpec
 from ct3dlib.config.transformer import (
@@ -157,13 +158,17 @@ class Config(Spec):
     def _check_crops(self) -> "Config":
         for name, tokenizer in self.tokenizers.items():
             recipe = self.recipes.get(tokenizer.recipe)
-            shape = recipe and recipe.seen_shape
-            crop = tokenizer.crop
-            if shape and crop and any(c > s for c, s in zip(crop, shape, strict=True)):
-                raise ValueError(
-                    f"tokenizers.{name}.crop {crop} is larger than the shape {shape} of "
-                    f"its recipe {tokenizer.recipe!r}"
-                )
+            if recipe is None or recipe.seen_shape is None:
+                continue
+            shape = recipe.seen_shape
+            for stage in tokenizer.in_stages():
+                if stage.crop is None:
+                    check_fits(f"tokenizers.{name} takes whole volumes: shape", shape, stage.model)
+                elif any(c > s for c, s in zip(stage.crop, shape, strict=True)):
+                    raise ValueError(
+                        f"tokenizers.{name}.crop {stage.crop} is larger than the shape {shape} of "
+                        f"its recipe {tokenizer.recipe!r}"
+                    )
         return self
 
     @model_validator(mode="after")

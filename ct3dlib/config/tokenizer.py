@@ -8,6 +8,7 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    ValidationError,
     model_validator,
 )
 
@@ -103,6 +104,12 @@ class TokenizerLossSpec(Spec):
     )
 
     @property
+    def compares(self) -> bool:
+        """Whether any term sees both a crop and its reconstruction."""
+        voxels = self.l1, self.l2, self.ssim, self.gradient, self.eagle, self.focal_frequency
+        return any(voxels) or bool(self.perceptual or self.feature_matching)
+
+    @property
     def needs_discriminator(self) -> bool:
         """Whether any term asks for one."""
         return bool(self.adversarial or self.feature_matching)
@@ -129,7 +136,7 @@ class StageSpec(Spec):
     batch_size: PositiveInt | None = None
     micro_batch_size: PositiveInt | None = None
     learning_rate: PositiveFloat | None = None
-    freeze_encoder: bool = False
+    freeze_encoder: bool | None = None
     loss: TokenizerLossSpec | None = None
 
 
@@ -169,22 +176,36 @@ class TokenizerSpec(TrainSpec):
                 "crop: give its voxels; only patching: none takes whole volumes and has no crop"
             )
         if self.crop is not None:
-            _check_fits("crop", self.crop, self.model)
-        for number, stage in enumerate(self.stages):
-            if stage.crop is not None:
-                _check_fits(f"stages[{number}].crop", stage.crop, self.model)
+            check_fits("crop", self.crop, self.model)
+        return self
+
+    @model_validator(mode="after")
+    def _check_stages(self) -> "TokenizerSpec":
+        self.in_stages()
+        return self
+
+    @model_validator(mode="after")
+    def _check_norm(self) -> "TokenizerSpec":
+        batch = isinstance(self.model, KLAutoencoderSpec) and self.model.norm == "batch"
+        if batch and self.activation_checkpointing:
+            raise ValueError(
+                "activation_checkpointing recomputes blocks, which would count twice in the "
+                "statistics of model.norm: batch; choose another norm"
+            )
         return self
 
     @model_validator(mode="after")
     def _check_terms(self) -> "TokenizerSpec":
         quantizer = getattr(self.model, "quantizer", None)
         terms = self.loss
+        if not terms.compares:
+            raise ValueError("loss: no term compares the reconstruction with its crop; give l1")
         if not isinstance(quantizer, LFQSpec) and (
             terms.entropy or terms.entropy_start or terms.commitment
         ):
             raise ValueError("loss.entropy, entropy_start and commitment are for an LFQ quantizer")
-        if not isinstance(self.model, KLAutoencoderSpec) and terms.kl:
-            raise ValueError("loss.kl is for a model of the name vae")
+        if not isinstance(self.model, KLAutoencoderSpec) and (terms.kl or terms.free_bits):
+            raise ValueError("loss.kl and free_bits are for a model of the name vae")
         return self
 
     @model_validator(mode="after")
@@ -196,7 +217,7 @@ class TokenizerSpec(TrainSpec):
             raise ValueError(
                 "sliding_window: a causal model has windows of its own; leave the key out"
             )
-        _check_fits("sliding_window.roi_size", window.roi_size, self.model)
+        check_fits("sliding_window.roi_size", window.roi_size, self.model)
         return self
 
     @property
@@ -217,7 +238,11 @@ class TokenizerSpec(TrainSpec):
                 if (value := getattr(stage, name)) is not None
             }
             fields = {**self.model_dump(), **{k: _dumped(v) for k, v in changed.items()}}
-            specs.append(TokenizerSpec.model_validate({**fields, "stages": ()}))
+            try:
+                specs.append(TokenizerSpec.model_validate({**fields, "stages": ()}))
+            except ValidationError as error:
+                what = error.errors()[0]["msg"].removeprefix("Value error, ")
+                raise ValueError(f"stages[{len(specs)}]: {what}") from error
         return specs
 
 
@@ -226,7 +251,7 @@ def _dumped(value: Any) -> Any:
     return value.model_dump() if isinstance(value, Spec) else value
 
 
-def _check_fits(key: str, shape: Shape, model: AutoencoderSpec) -> None:
+def check_fits(key: str, shape: Shape, model: AutoencoderSpec) -> None:
     """Raise unless a shape fills whole latents of a model."""
     down = model.downsampling
     first = 1 if model.name == "causal" else 0

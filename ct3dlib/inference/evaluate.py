@@ -19,7 +19,14 @@ from ct3dlib.inference.reconstruct import encode_to_latents, reconstruct
 from ct3dlib.inference.windows import pass_mode, window_borders
 from ct3dlib.metrics.codebook import CodeUsage
 from ct3dlib.metrics.distribution import kernel_distance, ms_ssim_diversity
-from ct3dlib.metrics.reconstruction import hu_mae, mean_volume, psnr_db, seam_ratio, ssim
+from ct3dlib.metrics.reconstruction import (
+    SSIM_WINDOW,
+    hu_mae,
+    mean_volume,
+    psnr_db,
+    seam_ratio,
+    ssim,
+)
 from ct3dlib.progress import progress
 from ct3dlib.scan.axes import to_model
 from ct3dlib.scan.geometry import canonical
@@ -69,7 +76,10 @@ def evaluate_tokenizer(
             {
                 "volume": stored.volume,
                 "psnr_db": psnr_db(original, out.hu, window=window),
-                "ssim": ssim(original, out.hu, window=window),
+                # Too thin for its window, a volume has no SSIM; the others still count.
+                "ssim": None
+                if min(original.shape) < SSIM_WINDOW
+                else ssim(original, out.hu, window=window),
                 "hu_mae": hu_mae(original, out.hu, window=window),
                 **_seams(tokenizer, out.hu),
                 "mean_volume_psnr_db": baseline,

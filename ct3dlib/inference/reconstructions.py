@@ -45,7 +45,8 @@ def store_reconstructions_shard(
         spec: How windows of a causal model are batched.
         code: Fingerprint of the code that does it.
         status: Where the status table goes, with the name of each file in the folder of the same
-            name beside it. Files there that it does not name are removed.
+            name beside it. Files there that it does not name are removed. Each
+            file has its hash beside it, as `sha256sum -c` reads it.
 
     Returns:
         The status table, one row per row of `volumes`.
@@ -62,7 +63,7 @@ def store_reconstructions_shard(
 
         def make(volume: StoredVolume, node: str) -> Row:
             path = folder / f"{node}.nii.gz"
-            if not path.exists():
+            if not _is_whole(path):
                 with attempts.guard(node):
                     _publish(_reconstructed(source, volume), path)
             shape = volume.array.attributes["ct3d"]["record"]["source_shape"]
@@ -74,7 +75,8 @@ def store_reconstructions_shard(
         ]
         frame = pd.DataFrame(done, columns=list(COLUMNS)).astype(COLUMNS)
         write_table(frame, status)
-        for path in set(folder.iterdir()) - {folder / row["file"] for row in done}:
+        kept = {folder / row["file"] for row in done if row["file"]}
+        for path in set(folder.iterdir()) - kept - {_sidecar(path) for path in kept}:
             path.unlink()
     logger.info("%s: %d of %d volumes", status, (frame["status"] == "encoded").sum(), len(frame))
     return frame
@@ -94,8 +96,25 @@ def _reconstructed(source: VolumeShard, volume: StoredVolume) -> Volume:
 
 
 def _publish(volume: Volume, path: Path) -> None:
-    """Write a file that appears whole or not at all, after a power cut too."""
+    """Write a file that appears whole or not at all, after a power cut too, and then its hash."""
     partial = path.with_name(f"partial.{path.name}")
+    _sidecar(path).unlink(missing_ok=True)
     with room_for(partial, volume.array.nbytes):
         write_nifti(partial, volume)
         publish(partial, path)
+    partial = path.with_name(f"partial.{path.name}.sha256")
+    partial.write_text(f"{file_sha256(path)}  {path.name}\n", encoding="utf-8")
+    publish(partial, _sidecar(path))
+
+
+def _sidecar(path: Path) -> Path:
+    """Return the file that holds a file's hash."""
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _is_whole(path: Path) -> bool:
+    """Return whether a file is there and as it was written."""
+    try:
+        return _sidecar(path).read_text(encoding="utf-8").split()[0] == file_sha256(path)
+    except (OSError, ValueError, IndexError):
+        return False

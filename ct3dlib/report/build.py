@@ -197,7 +197,10 @@ def _reconstructions(
         blocks.append(Figure(png(beside(rows)), f"{volume.volume}: PSNR {quality:.2f} dB"))
     for picture in inputs.examples:
         if picture.parent.name != name:
-            caption = f"The first held-out volume through {picture.parent.name}."
+            caption = (
+                f"The first held-out volume through {picture.parent.name}. A second row is drawn "
+                f"from a variational model's prior, latent by latent."
+            )
             blocks.append(Figure(picture.read_bytes(), caption))
     return Section("Reconstructions", tuple(blocks))
 

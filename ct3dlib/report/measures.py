@@ -69,7 +69,7 @@ def _quality(name: str, valid: Mapping[str, Any]) -> dict[str, Any]:
         "tokenizer": name,
         "PSNR (dB)": round(valid["psnr_db"], 2),
         "mean volume (dB)": _rounded(valid["mean_volume_psnr_db"]),
-        "SSIM": round(valid["ssim"], 3),
+        "SSIM": None if valid["ssim"] is None else round(valid["ssim"], 3),
         "error (HU)": round(valid["hu_mae"], 1),
         **{f"{tissue} (HU)": _rounded(value) for tissue, value in tissues.items()},
         "seam ratio": _rounded(valid["seam_ratio"]),

@@ -1,6 +1,7 @@
 """Reconstructed scans: files on the scan's own grid, whole or not there, made once."""
 
 import errno
+import hashlib
 from dataclasses import replace
 
 import numpy as np
@@ -58,8 +59,20 @@ def test_finished_files_are_kept_and_stale_ones_go(volumes, tokenizer, status):
     assert status.read_bytes() == table
     other = replace(tokenizer, sha256="b" * 64)
     store_reconstructions_shard(volumes, other, SPEC, code="1", status=status)
-    assert len(list(folder.iterdir())) == 2
+    assert len(list(folder.glob("*.nii.gz"))) == len(list(folder.glob("*.sha256"))) == 2
     assert not set(folder.iterdir()) & set(times)
+
+
+def test_a_damaged_file_is_made_anew(volumes, tokenizer, status):
+    store_reconstructions_shard(volumes, tokenizer, SPEC, code="1", status=status)
+    path = sorted(status.with_suffix("").glob("*.nii.gz"))[0]
+    whole, table = path.read_bytes(), status.read_bytes()
+    hashed = f"{hashlib.sha256(whole).hexdigest()}  {path.name}\n"
+    assert path.with_name(f"{path.name}.sha256").read_text() == hashed
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    store_reconstructions_shard(volumes, tokenizer, SPEC, code="1", status=status)
+    assert path.read_bytes() == whole
+    assert status.read_bytes() == table
 
 
 def test_a_full_disk_leaves_no_half_of_a_file(volumes, tokenizer, status, monkeypatch):

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -39,41 +40,10 @@ MINIATURE = {
             "save_every": 2,
             "log_every": 1,
         },
-        # Two stages, the second with a frozen encoder and the network of slices.
-        "fsq": {
-            "crop": [9, 24, 24],
-            "model": {"filters": 8, "norm_groups": 4},
-            "stages": [
-                {"steps": 2},
-                {"steps": 2, "freeze_encoder": True, "loss": {"l1": 1, "perceptual": 1}},
-            ],
-            "steps": 4,
-            "validate_every": 2,
-            "validation_items": 2,
-            "save_every": 2,
-            "log_every": 1,
-        },
-        "vae": {
-            "crop": [8, 24, 24],
-            "loss": {"l1": 1, "kl": 0.001, "adversarial": 0.1, "adversarial_start": 2},
-            "discriminator": {"filters": 8, "num_layers": 2},
-            "steps": 4,
-            "validate_every": 2,
-            "validation_items": 2,
-            "save_every": 2,
-            "log_every": 1,
-        },
+        "fsq": None,
+        "vae": None,
     },
-    "features": {
-        "crop": [24, 24],
-        "steps": 2,
-        "batch_size": 2,
-        "micro_batch_size": 2,
-        "validate_every": 2,
-        "validation_items": 2,
-        "save_every": 2,
-        "log_every": 1,
-    },
+    "latents": None,
     "transformer": {
         "model": {"hidden_size": 32, "num_layers": 1, "num_heads": 2},
         "steps": 4,
@@ -87,6 +57,44 @@ MINIATURE = {
     "samples": {"num_samples": 2, "steps": 3},
     "report": {"num_examples": 2},
 }
+
+SHORT = {
+    "steps": 4,
+    "validate_every": 2,
+    "validation_items": 2,
+    "save_every": 2,
+    "log_every": 1,
+}
+# Over the miniature: all three kinds of tokenizers. One in two stages, of which the second has a
+# frozen encoder and listens to the slices' features, and one with a discriminator.
+THREE = {
+    "tokenizers": {
+        "fsq": {
+            **SHORT,
+            "crop": [9, 24, 24],
+            "model": {"filters": 8, "norm_groups": 4},
+            "stages": [
+                {"steps": 2},
+                {"steps": 2, "freeze_encoder": True, "loss": {"l1": 1, "perceptual": 1}},
+            ],
+        },
+        "vae": {
+            **SHORT,
+            "crop": [8, 24, 24],
+            "loss": {"l1": 1, "kl": 0.001, "adversarial": 0.1, "adversarial_start": 2},
+            "discriminator": {"filters": 8, "num_layers": 2},
+        },
+    },
+    "features": {**SHORT, "crop": [24, 24], "batch_size": 2, "micro_batch_size": 2},
+}
+
+
+def every_tokenizer(preset: dict[str, Any]) -> dict[str, Any]:
+    """Return a preset of one tokenizer with the other two of the default, as short."""
+    tokenizers = {**preset["tokenizers"], **THREE["tokenizers"]}
+    kept = {name: value for name, value in preset.items() if name != "latents"}
+    return {**kept, **THREE, "tokenizers": tokenizers}
+
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from tests.test_config import merged
-from tests.workflow.conftest import MINIATURE
+from tests.workflow.conftest import MINIATURE, every_tokenizer
 
 pytestmark = [pytest.mark.workflow, pytest.mark.slow, pytest.mark.xdist_group("dvc")]
 
@@ -30,7 +30,9 @@ def clone(repository, tmp_path):
         else:
             shutil.copy(source, target / name)
     base = yaml.safe_load((repository / "config.yaml").read_text())
-    small = merged(base, {**MINIATURE, "catalog": {"shards": {"train": 1, "tune": 1, "valid": 1}}})
+    lone = {**MINIATURE, "catalog": {"shards": {"train": 1, "tune": 1, "valid": 1}}}
+    # DVC keeps every tokenizer of the embedded default.
+    small = merged(base, every_tokenizer(lone))
     (target / "config.yaml").write_text(yaml.safe_dump(small))
     return target
 
