@@ -111,4 +111,15 @@ def test_a_torch_data_set_goes_into_the_training_loop(blocks, tmp_path):
 
 
 def test_no_block_is_left_out(blocks):
-    assert len(blocks) == 4
+    assert len(blocks) == 5
+
+
+def test_the_tokenizer_of_the_page_keeps_the_interface(blocks: list[str]) -> None:
+    names = _run(_block(blocks, "class Strided(VolumeAutoencoder)"))
+    model = names["Strided"](names["StridedSpec"]()).eval()
+    volumes = torch.rand(1, 1, 8, 12, 16)
+    result = model(volumes)
+    assert result.volumes.shape == volumes.shape
+    assert result.quantized.indices.shape == (1, 4, 3, 4)
+    torch.testing.assert_close(model.decode_indices(result.quantized.indices), result.volumes)
+    assert model.padding((7, 9, 16)) == (1, 3, 0)

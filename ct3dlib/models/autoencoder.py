@@ -6,11 +6,12 @@ Letters: B batch, D H W voxels, C latent channels, d h w latent grid.
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from ct3dlib.config import AutoencoderSpec, Shape
+from ct3dlib.config import Shape, Spec
 from ct3dlib.quantizers import Quantized, Quantizer
 
 
@@ -55,9 +56,10 @@ class VolumeAutoencoder(nn.Module, ABC):
         quantizer: Latents to codes; None where latents stay continuous.
     """
 
+    spec: Any  # of the class that a kind declares; it has a `name` and `downsampling`
     encoder: nn.Module  # with `decoder` all that is trained, unless `encoding_modules` names more
 
-    def __init__(self, spec: AutoencoderSpec, quantizer: Quantizer | None) -> None:
+    def __init__(self, spec: Spec, quantizer: Quantizer | None) -> None:
         super().__init__()
         self.spec = spec
         self.quantizer = quantizer
