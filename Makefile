@@ -28,7 +28,7 @@ check: $(VENV)/.dev  ## format, lint, types, floors, schema
 fast: $(VENV)/.dev  ## unit tests only
 	$(BIN)/python -m pytest -n 2 -m "not workflow and not slurm and not slow"
 
-benchmarks: $(VENV)/.dev  ## ours beside the peers, on an idle machine; about 10 minutes
+benchmarks: $(VENV)/.dev  ## ours beside the peers, on an idle machine; about 20 minutes
 	for file in benchmarks/*.py; do $(BIN)/python $$file --json metrics/benchmarks.json || exit 1; done
 
 coverage: $(VENV)/.dev  ## line coverage of the unit tests, in htmlcov/
