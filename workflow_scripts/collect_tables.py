@@ -9,9 +9,9 @@ from workflow_scripts.step import Arguments, run, write_json
 
 
 def main(args: Namespace) -> None:
-    """Write the table, sorted by volume, then the marker with the number of rows."""
-    table = pd.concat([read_table(path) for path in args.tables], ignore_index=True)
-    table = table.sort_values("volume", ignore_index=True)
+    """Write the table, sorted by volume, with the shards; then the marker: rows by status."""
+    shards = [read_table(path).assign(shard=int(path.stem)) for path in args.tables]
+    table = pd.concat(shards).sort_values("volume", ignore_index=True)
     write_table(table, args.table)
     counts = table["status"].value_counts()
     write_json(args.done, {str(status): int(number) for status, number in counts.items()})

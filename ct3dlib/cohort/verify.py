@@ -1,4 +1,4 @@
-"""Hold stores against their status tables: every array read and hashed again."""
+"""Hold stores and reconstructions against their status tables: all is read and hashed again."""
 
 import io
 import os
@@ -14,6 +14,7 @@ from ct3dlib.cohort.packing import unpack_indices
 from ct3dlib.cohort.store import FORMAT_VERSION, held_by, read_status, read_table, records
 from ct3dlib.cohort.stored_array import StoredArray, store_of, table_of
 from ct3dlib.errors import StoreError
+from ct3dlib.scan.reading import file_sha256
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def _named(table: Location) -> Sequence[Location]:
     try:
         source = table if isinstance(table, Path) else io.BytesIO(table.read_bytes())
         columns = set(read_schema(source).names)
-        if "node" not in columns:
+        if columns.isdisjoint({"node", "file"}) or "status" not in columns:
             return []
         if "shard" not in columns:
             return [table]
@@ -88,9 +89,12 @@ def verify_table(table: Location, tokenizer_sha256: str | None = None) -> Iterat
     Groups that the table does not name are found in a folder only: a web server lists nothing.
 
     Args:
-        table: A shard's status table of volumes, regions, tokens or latents.
+        table: A shard's status table of volumes, regions, tokens, latents or reconstructions.
         tokenizer_sha256: Hash of the tokenizer in use; what another one encoded is stale.
     """
+    if isinstance(table, Path) and _is_of_files(table):
+        yield from _verify_files(table, tokenizer_sha256)
+        return
     store = store_of(table)
     for problem in _problems_of_pair(table, store):
         yield Finding(table, store.name, problem)
@@ -110,6 +114,42 @@ def verify_table(table: Location, tokenizer_sha256: str | None = None) -> Iterat
     for path in sorted(store.iterdir()):
         if path.is_dir() and path.name not in named:
             yield Finding(table, path.name, "is in the store but not in the table")
+
+
+def _is_of_files(table: Path) -> bool:
+    """Return whether a status table is of files, not of a store's arrays."""
+    try:
+        return "file" in read_schema(table).names
+    except (OSError, ValueError):
+        return False
+
+
+def _verify_files(table: Path, tokenizer: str | None) -> Iterator[Finding]:
+    """Yield what is wrong with the files of a status table, in the folder of its name."""
+    folder = table.with_suffix("")
+    named: set[Path] = set()
+    for row in records(read_table(table)):
+        if not row["file"]:
+            continue
+        path = folder / row["file"]
+        named |= {path, path.with_name(f"{path.name}.sha256")}
+        try:
+            same = file_sha256(path) == row["sha256"]
+        except OSError as error:
+            yield Finding(table, row["volume"], f"cannot be read: {error}; {_way_out(table)}")
+            continue
+        if not same:
+            what = f"is damaged: {path} is not as it was written; {_way_out(table)}"
+            yield Finding(table, row["volume"], what)
+        elif tokenizer not in (None, row["tokenizer_sha256"]):
+            yield Finding(table, row["volume"], "is stale: reconstructed by another tokenizer")
+    for path in sorted(set(folder.glob("*")) - named):
+        yield Finding(table, path.name, "is in the folder but not in the table")
+
+
+def _way_out(table: Path) -> str:
+    """Return what to do about a damaged file."""
+    return f"delete {table} and run again: it is made anew"
 
 
 def verify_layout(tables: Sequence[Location]) -> Iterator[Finding]:

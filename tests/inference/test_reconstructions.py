@@ -2,12 +2,14 @@
 
 import errno
 import hashlib
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from ct3dlib.cohort.store import records, stored_volumes
+from ct3dlib.cohort.verify import find_tables, verify_table
 from ct3dlib.config import SlidingWindowSpec, TokensSpec
 from ct3dlib.errors import StoreError
 from ct3dlib.inference import reconstructions
@@ -73,6 +75,26 @@ def test_a_damaged_file_is_made_anew(volumes, tokenizer, status):
     store_reconstructions_shard(volumes, tokenizer, SPEC, code="1", status=status)
     assert path.read_bytes() == whole
     assert status.read_bytes() == table
+
+
+def test_verify_finds_a_flipped_byte_a_lost_file_a_stray_and_another_model(
+    volumes, tokenizer, status, tmp_path
+):
+    store_reconstructions_shard(volumes, tokenizer, SPEC, code="1", status=status)
+    assert find_tables(tmp_path / "reconstructions") == [status]
+    assert list(verify_table(status, tokenizer.sha256)) == []
+    stale = [finding.problem for finding in verify_table(status, "b" * 64)]
+    assert stale == ["is stale: reconstructed by another tokenizer"] * 2
+    first, second = sorted(status.with_suffix("").glob("*.nii.gz"))
+    data = bytearray(first.read_bytes())
+    data[len(data) // 2] ^= 1
+    first.write_bytes(data)
+    second.unlink()
+    (status.with_suffix("") / "stray.nii.gz").touch()
+    found = [f"{finding.volume} {finding.problem}" for finding in verify_table(status)]
+    assert re.match(r"a is damaged: .*delete .*0000\.parquet and run again", found[0])
+    assert re.match(r"b cannot be read: .*No such file.*0000\.parquet and run again", found[1])
+    assert found[2:] == ["stray.nii.gz is in the folder but not in the table"]
 
 
 def test_a_full_disk_leaves_no_half_of_a_file(volumes, tokenizer, status, monkeypatch):
