@@ -37,7 +37,8 @@ rule report:
     params:
         spec=spec("report"),
         code=fingerprint("workflow_scripts.make_report"),
-        runs=[f"runs/{name}" for name in (*CONFIG.tokenizers, "transformer")],
+        runs=[f"runs/{name}" for name, spec in CONFIG.tokenizers.items() if spec.steps]
+        + ["runs/transformer"],
     shell:
         "{PYTHON} -m workflow_scripts.make_report --spec {params.spec:q} --catalog {input.catalog}"
         " --volumes {input.volumes} --statistics {input.statistics} --regions {input.regions} --tokens {input.tokens}"

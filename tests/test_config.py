@@ -11,7 +11,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from ct3dlib.config import Config, load_config, schema
+from ct3dlib.config import Config, RecipeSpec, load_config, schema
 from ct3dlib.errors import ConfigError
 
 
@@ -127,6 +127,11 @@ def test_empty_default_and_text_around_a_variable(base):
             {"tokenizers": {"vae": {"activation_checkpointing": True, "model": {"norm": "batch"}}}},
             "would count twice in the statistics of model.norm: batch",
         ),
+        (
+            {"tokenizers": {"vae": {"fully_shard": True, "loss": {"adaptive_limit": 10}}}},
+            "adaptive_limit compares gradients of a whole layer, which fully_shard divides",
+        ),
+        ({"tokenizers": {"vae": {"steps": 0}}}, "steps: 0 trains nothing .* name its folder in"),
         ({"tokens": {"tokenizer": "vae"}}, "'vae' has no codebook, so it makes no tokens"),
         ({"tokens": {"tokenizer": "fsq"}}, "'fsq' has 15360 codes; .* a power of two"),
         ({"latents": {"tokenizer": "kl"}}, "latents.tokenizer: no tokenizer 'kl'"),
@@ -144,6 +149,16 @@ def test_empty_default_and_text_around_a_variable(base):
 def test_wrong_values_are_refused_by_name(base, change, message):
     with pytest.raises(ConfigError, match=message):
         load_config(merged(base, change), {})
+
+
+@pytest.mark.parametrize("domain", ["uint8", "window8"])
+def test_8_bit_values_have_their_window_without_being_told(domain):
+    assert RecipeSpec(domain=domain).window == (0, 255)
+    # The rule of the volumes does not name a window, which no stored voxel depends on.
+    said = RecipeSpec(domain=domain, range=(0, 1)).model_dump_json(exclude={"window", "range"})
+    assert RecipeSpec.model_validate_json(said).window == (0, 255)
+    with pytest.raises(ValueError, match="window of 8-bit values is"):
+        RecipeSpec(domain=domain, window=(0, 100))
 
 
 def test_specs_are_frozen_and_hashable(base):

@@ -4,39 +4,18 @@ from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
-from ct3dlib.cohort.store import STATUS_COLUMNS, create_store, write_node, write_table
 from ct3dlib.config import FeaturesSpec, PerceptualSpec, RecipeSpec, SliceFeaturesSpec
 from ct3dlib.errors import CheckpointError, StoreError
 from ct3dlib.models.exported import load_model
 from ct3dlib.models.perceptual import load_perceptual
+from tests.stores import write_shard
 from workflow_scripts.train_features import main
 
 RECIPE = RecipeSpec(window=(-1000, 1000), range=(-1, 1))
 SHAPE = (3, 16, 24)
-
-
-def _table(status: Path, kind: str, arrays: dict[str, np.ndarray]) -> Path:
-    """Write a store and its status table as a shard of the pipeline has them."""
-    status.parent.mkdir(parents=True, exist_ok=True)
-    store = status.with_suffix(".zarr")
-    create_store(store, kind)
-    ct3d = {
-        "affine": np.diag([5.0, 4.0, 4.0, 1.0])[[2, 1, 0, 3]].tolist(),
-        "domain": "hu",
-        "recipe": RECIPE.model_dump(mode="json", exclude={"window", "range", "axes"}),
-    }
-    rows = []
-    for name, array in arrays.items():
-        sha256 = write_node(store, f"{name}@0", array, attributes={"ct3d": ct3d})
-        row = dict.fromkeys(STATUS_COLUMNS, "")
-        row |= {"volume": name, "status": "stored", "node": f"{name}@0", "sha256": sha256}
-        rows.append({**row, "shape": list(array.shape)})
-    write_table(pd.DataFrame(rows, columns=[*STATUS_COLUMNS, "shape"]), status)
-    return status
 
 
 @pytest.fixture
@@ -48,9 +27,11 @@ def args(tmp_path: Path) -> Namespace:
         regions = {name: rng.integers(0, 2, SHAPE).cumsum(axis=2) for name in names}
         volumes = {name: (mask * 100 - 900).astype(np.int16) for name, mask in regions.items()}
         regions = {name: (mask % 21).astype(np.uint8) for name, mask in regions.items()}
-        paths[split] = [_table(tmp_path / f"volumes/{split}.parquet", "volumes", volumes)]
+        paths[split] = [
+            write_shard(tmp_path / f"volumes/{split}.parquet", "volumes", volumes, RECIPE)
+        ]
         paths[f"{split}_regions"] = [
-            _table(tmp_path / f"regions/{split}.parquet", "regions", regions)
+            write_shard(tmp_path / f"regions/{split}.parquet", "regions", regions, RECIPE)
         ]
     spec = FeaturesSpec(
         steps=2,

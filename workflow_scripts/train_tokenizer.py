@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from ct3dlib.cohort.store import StoredVolume, stored_volumes
 from ct3dlib.config import RecipeSpec, TokenizerSpec
 from ct3dlib.errors import CheckpointError, StoreError
-from ct3dlib.inference.contract import check_volumes
-from ct3dlib.inference.loaded import tokenizer_contract
+from ct3dlib.inference.contract import check_recipe, check_volumes
+from ct3dlib.inference.loaded import contract_of, load_tokenizer, tokenizer_contract
 from ct3dlib.models import build_autoencoder
-from ct3dlib.models.exported import load_model, save_model
+from ct3dlib.models.exported import Exported, load_model, save_model
 from ct3dlib.models.perceptual import load_perceptual
 from ct3dlib.objectives.tokenizer import TokenizerObjective
 from ct3dlib.training.distributed import rank
@@ -37,6 +37,9 @@ def main(args: Namespace) -> None:
         raise StoreError("no volume of the train split is stored; see its status tables")
     check_volumes(recipe, (*volumes, *held_out), model="this training")
     torch.set_num_threads(spec.threads)
+    if spec.steps == 0:
+        _adopt(spec, recipe, folder=args.model)
+        return
     weights, history = _start(spec), []
     stages = spec.in_stages()
     for number, stage in enumerate(stages, start=1):
@@ -89,17 +92,47 @@ def _objective(
     return objective, origin
 
 
+def _adopt(spec: TokenizerSpec, recipe: RecipeSpec, *, folder: Path) -> None:
+    """Write the model that the section starts from, trained or imported, as it is.
+
+    Its sliding windows are its own where the section names none.
+
+    Raises:
+        CheckpointError: It is of another model than the section's, or of another recipe.
+    """
+    found = _read_start(spec)
+    its_own = load_tokenizer(Path(str(spec.init_from)), torch.device("cpu"))
+    name, data = f"init_from {spec.init_from}", f"recipe {spec.recipe}"
+    check_recipe(its_own.recipe, recipe.model_dump(mode="json"), model=name, data=data)
+    if recipe.axes != its_own.recipe.axes:
+        raise CheckpointError(
+            f"{data}: its axes are {recipe.axes}, {name} was trained on {its_own.recipe.axes}; set "
+            f"the recipe's axes to these"
+        )
+    if rank() == 0:
+        save_model(
+            folder,
+            found.module,
+            spec=spec.model,
+            contract=contract_of(spec.model, recipe, spec.sliding_window or its_own.sliding),
+            training={**found.training, "taken_from": spec.init_from},
+        )
+
+
 def _start(spec: TokenizerSpec) -> State | None:
     """Return the weights to start from, if the section names any."""
-    if spec.init_from is None:
-        return None
-    found = load_model(Path(spec.init_from))
+    return None if spec.init_from is None else _read_start(spec).module.state_dict()
+
+
+def _read_start(spec: TokenizerSpec) -> Exported:
+    """Return the model that a section starts from."""
+    found = load_model(Path(str(spec.init_from)))
     if found.spec != spec.model:
         raise CheckpointError(
             f"init_from: {spec.init_from} is of another model than this section's: "
             f"{found.spec.model_dump_json()}; copy its values into `model`"
         )
-    return found.module.state_dict()
+    return found
 
 
 def _items(

@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 _SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
-Kind = Literal["nifti", "dicom", "itk", "jpeg", "npz"]
+Kind = Literal["nifti", "dicom", "itk", "pictures", "npz"]
 
 # Column -> type on disk; the order is that of the columns.
 SCHEMA = pa.schema(

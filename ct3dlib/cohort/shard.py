@@ -20,11 +20,11 @@ from ct3dlib.errors import DatasetError, VolumeError
 from ct3dlib.scan.dicom import read_dicom
 from ct3dlib.scan.intensity import to_hu
 from ct3dlib.scan.itk import read_itk
-from ct3dlib.scan.jpeg import read_jpeg
 from ct3dlib.scan.nifti import read_nifti
 from ct3dlib.scan.normalize import normalize
 from ct3dlib.scan.npz import read_npz
 from ct3dlib.scan.reading import JSON, Reading
+from ct3dlib.scan.slices import read_slices
 from ct3dlib.scan.volume import Volume
 
 logger = logging.getLogger(__name__)
@@ -240,8 +240,8 @@ def _read(row: Mapping[str, Any], paths: list[Path]) -> Reading:
             return read_dicom(paths)
         case "itk":
             return read_itk(paths[0], spacing=spacing)
-        case "jpeg":
-            return read_jpeg(paths, spacing=spacing)
+        case "pictures":
+            return read_slices(paths, spacing=spacing)
         case "npz":
             return read_npz(paths[0], *_place(row))
         case kind:

@@ -1,6 +1,7 @@
 """Sections of the data wing: the synthetic cohort, the catalog, recipes, regions."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     Field,
@@ -25,8 +26,9 @@ from ct3dlib.config.base import (
 
 Domain = Literal["hu", "mr", "window8", "uint8"]
 Axes = Literal["dhw", "dwh"]
+_BYTES = ("window8", "uint8")
 Percent = Annotated[float, Field(ge=0, le=100)]
-Dataset = Literal["ct_rate", "folder", "brats", "medmnist3d", "omniabnorm"]
+Dataset = Literal["ct_rate", "folder", "brats", "medmnist3d", "omniabnorm", "pictures"]
 Fault = Literal["truncated", "nan", "no_metadata", "single_slice"]
 
 
@@ -138,6 +140,14 @@ class RecipeSpec(Spec):
     )
     min_slices: PositiveInt = Field(default=8, description="Series of fewer slices are rejected.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _window_of_bytes(cls, values: Any) -> Any:
+        """Give 8-bit values their one window where none is named."""
+        if isinstance(values, Mapping) and values.get("domain") in _BYTES:
+            return {"window": (0, 255), **values}
+        return values
+
     @model_validator(mode="after")
     def _check(self) -> "RecipeSpec":
         if self.spacing is not None and self.size is not None:
@@ -154,7 +164,7 @@ class RecipeSpec(Spec):
             raise ValueError(
                 f"clip_first, body_margin and center: body need HU, not the domain {self.domain!r}"
             )
-        if self.domain in ("window8", "uint8") and self.window != (0, 255):
+        if self.domain in _BYTES and self.window != (0, 255):
             raise ValueError(f"the window of 8-bit values is [0, 255], not {list(self.window)}")
         return self
 

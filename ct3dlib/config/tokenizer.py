@@ -144,6 +144,9 @@ class TokenizerSpec(TrainSpec):
     """Training of one tokenizer on crops of one recipe's volumes."""
 
     recipe: Name
+    steps: NonNegativeInt = Field(
+        description="Optimizer steps; 0: nothing is trained, init_from is used as it is."
+    )
     patching: Literal["none", "full", "random_parts"] = Field(
         default="random_parts",
         description="none: whole volumes; full: every crop of a grid; random_parts: drawn crops.",
@@ -170,6 +173,15 @@ class TokenizerSpec(TrainSpec):
     )
 
     @model_validator(mode="after")
+    def _check_steps(self) -> "TokenizerSpec":
+        if self.steps == 0 and (self.init_from is None or self.stages):
+            raise ValueError(
+                "steps: 0 trains nothing and uses a model as it is; name its folder in init_from "
+                "and leave stages out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_crop(self) -> "TokenizerSpec":
         if (self.crop is None) != (self.patching == "none"):
             raise ValueError(
@@ -182,6 +194,15 @@ class TokenizerSpec(TrainSpec):
     @model_validator(mode="after")
     def _check_stages(self) -> "TokenizerSpec":
         self.in_stages()
+        return self
+
+    @model_validator(mode="after")
+    def _check_adaptive(self) -> "TokenizerSpec":
+        if self.fully_shard and self.loss.adaptive_limit is not None:
+            raise ValueError(
+                "loss.adaptive_limit compares gradients of a whole layer, which fully_shard "
+                "divides; set one of them to null or false"
+            )
         return self
 
     @model_validator(mode="after")

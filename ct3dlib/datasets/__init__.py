@@ -17,6 +17,7 @@ from ct3dlib.datasets.ct_rate import read_ct_rate
 from ct3dlib.datasets.folder import read_folder
 from ct3dlib.datasets.medmnist3d import read_medmnist3d
 from ct3dlib.datasets.omniabnorm import read_omniabnorm
+from ct3dlib.datasets.pictures import read_pictures
 from ct3dlib.datasets.split_table import SplitTable, read_split_table
 from ct3dlib.errors import DatasetError
 
@@ -50,6 +51,8 @@ def read_dataset(name: Dataset, root: Path, names: Pseudonyms = UNKEYED) -> Iter
             yield from read_medmnist3d(root)
         case "omniabnorm":
             yield from read_omniabnorm(root)
+        case "pictures":
+            yield from read_pictures(root, names)
 
 
 def build_catalog(

@@ -25,7 +25,7 @@ Read = TypeVar("Read")
 
 _NIFTI = (".nii.gz", ".nii")
 _ITK = (".nrrd", ".nhdr", ".mha", ".mhd")
-_SLICE = re.compile(r"([-+]?[0-9]+)\.jpe?g", re.IGNORECASE)
+_SLICE = re.compile(r"([-+]?[0-9]+)\.(?:jpe?g|png)", re.IGNORECASE)
 # Headers wait for the disk or the network, not for the processor.
 _THREADS = 16
 _BLOCK = 1 << 14
@@ -58,13 +58,13 @@ def is_itk(path: Path) -> bool:
 
 
 def slice_number(path: Path) -> int | None:
-    """Return the number that a JPEG is called by, as -1.jpg or 12.jpeg; None: it is no slice."""
+    """Return the number that a picture is called by, as -1.jpg or 12.png; None: it is no slice."""
     match = _SLICE.fullmatch(path.name)
     return int(match[1]) if match else None
 
 
 def slice_folders(paths: Iterable[Path]) -> list[list[Path]]:
-    """Return the slices of every folder that holds JPEG slices and no other file, by number."""
+    """Return the slices of every folder of numbered pictures and no other file, by number."""
     folders: dict[Path, list[Path]] = {}
     for path in paths:
         folders.setdefault(path.parent, []).append(path)

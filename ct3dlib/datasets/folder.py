@@ -1,4 +1,4 @@
-"""Any folder of NIfTI, DICOM, NRRD, MetaImage and JPEG slices: every series is a volume."""
+"""Any folder of NIfTI, DICOM, NRRD, MetaImage and picture slices: every series is a volume."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,8 +18,8 @@ from ct3dlib.datasets.listing import (
     duplicate,
     list_dicom,
     list_itk,
-    list_jpeg,
     list_nifti,
+    list_slices,
     unique_names,
 )
 from ct3dlib.datasets.patients import recognise
@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 def read_folder(root: Path, names: Pseudonyms = UNKEYED) -> Iterator[Row]:
     """Yield a row for every NIfTI, NRRD and MetaImage file and DICOM series below a folder.
 
-    A folder that holds JPEG slices called by their number, and no other file, is a series too.
+    A folder that holds PNG or JPEG slices called by their number, and no other file, is one too.
     An optional `metadata.csv` at the root (`VolumeName` and any of `RescaleSlope`,
     `RescaleIntercept`, `XYSpacing`, `ZSpacing`) is joined by path or file name; what it states
     counts more than a header.
@@ -55,7 +55,7 @@ def read_folder(root: Path, names: Pseudonyms = UNKEYED) -> Iterator[Row]:
     dicom = list_dicom(root, root) if any(map(may_be_dicom, paths)) else []
     found = list_nifti([path for path in paths if is_nifti(path)], root) + dicom
     found += list_itk([path for path in paths if is_itk(path)], root)
-    found += list_jpeg(slice_folders(paths), root)
+    found += list_slices(slice_folders(paths), root)
     found.sort(key=lambda one: one.rank)
     table = root / "metadata.csv"
     metadata = read_metadata(table) if table.exists() else {}
@@ -75,7 +75,7 @@ def read_folder(root: Path, names: Pseudonyms = UNKEYED) -> Iterator[Row]:
             patient=patient,
             study=volume,
             kind=one.kind,
-            domain="window8" if one.kind == "jpeg" else "hu",
+            domain="window8" if one.kind == "pictures" else "hu",
             sources=one.sources(root),
             size=size,
             mtime_ns=mtime_ns,

@@ -26,28 +26,28 @@ from ct3dlib.scan.dicom import list_series
 from ct3dlib.scan.geometry import orientation
 from ct3dlib.scan.itk_grid import read_grid
 from ct3dlib.scan.itk_header import read_text_header
-from ct3dlib.scan.jpeg import read_jpeg_shape
+from ct3dlib.scan.slices import read_slices_shape
 
 Problem = tuple[str, str]
 
 
 @dataclass(frozen=True)
 class Found:
-    """One series: a NIfTI, NRRD or MetaImage file, a DICOM series, or a folder of JPEG slices.
+    """One series: a NIfTI, NRRD or MetaImage file, a DICOM series, picture slices, or one picture.
 
     Args:
         kind: What the files are.
         files: Absolute or relative to the working directory.
-        place: The file, or the folder that holds all files (DICOM, JPEG), as a POSIX path relative
-            to the root.
-        header: Geometry as the headers state it; DICOM and JPEG: (slices, rows, columns).
+        place: The file, or the folder that holds all files (DICOM, slices), as a POSIX path below
+            the root.
+        header: Geometry as the headers state it; DICOM and pictures: (slices, rows, columns).
         uid: SeriesInstanceUID, "" where the files are not DICOM.
         patient: DICOM PatientID, "" where there is none; never leaves the readers as it is.
         settings: The tags of a DICOM header that may be kept, as JSON.
         problem: Code and message where the headers rule the series out.
     """
 
-    kind: Literal["nifti", "dicom", "itk", "jpeg"]
+    kind: Literal["nifti", "dicom", "itk", "pictures"]
     files: tuple[Path, ...]
     place: str
     header: Header
@@ -100,12 +100,18 @@ def _itk(path: Path, root: Path) -> Found:
     return Found("itk", text.files, place, Header(spacing, shape))
 
 
-def list_jpeg(folders: Sequence[Sequence[Path]], root: Path) -> list[Found]:
-    """Return folders of JPEG slices, each one series, with the size of the first slice."""
-    return [_named(one) for one in at_once(lambda slices: _jpeg(slices, root), folders)]
+def list_slices(folders: Sequence[Sequence[Path]], root: Path) -> list[Found]:
+    """Return folders of picture slices, each one series, with the size of the first slice."""
+    return [_named(one) for one in at_once(lambda slices: _slices(slices, root), folders)]
 
 
-def _jpeg(slices: Sequence[Path], root: Path) -> Found:
+def list_pictures(paths: Sequence[Path], root: Path) -> list[Found]:
+    """Return pictures, each a series of one slice, in their order."""
+    found = at_once(lambda path: _slices([path], root), paths)
+    return [_named(replace(one, place=relative(one.files[0], root))) for one in found]
+
+
+def _slices(slices: Sequence[Path], root: Path) -> Found:
     """Describe the slices of a folder, which come sorted by number."""
     place = relative(slices[0].parent, root)
     problem = None
@@ -114,10 +120,10 @@ def _jpeg(slices: Sequence[Path], root: Path) -> Found:
             what = f"{relative(one, root)}: {two.name} has the same number; drop one of the two"
             problem = "DUPLICATE_POSITIONS", what
     try:
-        header = Header(None, read_jpeg_shape(slices))
+        header = Header(None, read_slices_shape(slices))
     except VolumeError:
         header = Header(None, None)
-    return Found("jpeg", tuple(slices), place, header, problem=problem)
+    return Found("pictures", tuple(slices), place, header, problem=problem)
 
 
 def list_dicom(folder: Path, root: Path) -> list[Found]:

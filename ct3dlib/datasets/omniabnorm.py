@@ -150,7 +150,7 @@ def _row(
         dataset="omniabnorm",
         patient=safe_name(numbered["patient"] if numbered else item.name),
         study=safe_name(item.name),
-        kind="jpeg",
+        kind="pictures",
         domain="window8",
         sources=tuple(relative(path, root) for path in files),
         size=size,

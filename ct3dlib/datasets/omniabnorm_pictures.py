@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from ct3dlib.datasets.files import relative
 from ct3dlib.errors import VolumeError
-from ct3dlib.scan.jpeg import read_jpeg_shape
+from ct3dlib.scan.slices import read_slices_shape
 
 ENDINGS = (".jpg", ".jpeg")
 _OFFSET = re.compile(r"-?\d+")
@@ -103,6 +103,6 @@ def _shape(pictures: Pictures | None) -> tuple[int, int, int] | None:
     if pictures is None:
         return None
     try:
-        return read_jpeg_shape(pictures.files)
+        return read_slices_shape(pictures.files)
     except VolumeError:  # comes again, as the row's problem, when the pictures are stored
         return None

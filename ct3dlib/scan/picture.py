@@ -5,7 +5,6 @@ Nothing in them says HU or mm: a stack is no `Volume`. D is the order of the pic
 
 import re
 import shutil
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +16,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ct3dlib.errors import ConfigError, VolumeError
+from ct3dlib.scan.grey import read_grey
 from ct3dlib.scan.mp4 import read_mp4, write_mp4
-from ct3dlib.scan.reading import check_size, cut_short
+from ct3dlib.scan.reading import check_size
 
 _PICTURES = (".png", ".jpg", ".jpeg")
 _MOVIES = (".mp4",)
-_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "YCbCr")  # 8 bits a channel or fewer
 _QUALITY = 95
 _DIGITS = re.compile(r"([0-9]+)")
 
@@ -69,12 +68,10 @@ def _counted(path: Path) -> tuple[list[str | int], str]:
 def read_stack(path: Path) -> GreyStack:
     """Read a picture, a folder of pictures or a movie as grey slices.
 
-    Colour becomes luminance (ITU-R BT.601), transparency is dropped, EXIF orientation is not
-    applied: the rows of the file are the rows of the stack.
+    Colour becomes luminance and EXIF orientation is not applied (`read_grey`).
 
     Raises:
-        VolumeError: `FILE_MISSING`, `FILE_TRUNCATED`, `FILE_UNREADABLE`, `NOT_8_BIT`, `TOO_LARGE`,
-            or `MIXED_SERIES` where pictures differ in size.
+        VolumeError: As `read_grey`, or `MIXED_SERIES` where pictures differ in size.
         FileNotFoundError: A movie, and there is no ffmpeg.
     """
     if is_movie(path):
@@ -146,12 +143,12 @@ def write_stack(path: Path, stack: GreyStack) -> None:
 
 def _read_pictures(paths: Sequence[Path]) -> UInt8[np.ndarray, "D H W"]:
     """Read pictures of one size."""
-    first = _luminance(paths[0])
+    first = read_grey(paths[0])
     check_size(paths[0], (len(paths), *first.shape))
     stack = np.empty((len(paths), *first.shape), np.uint8)
     stack[0] = first
     for plane, path in zip(stack[1:], paths[1:], strict=True):
-        grey = _luminance(path)
+        grey = read_grey(path)
         if grey.shape != first.shape:
             raise VolumeError(
                 "MIXED_SERIES",
@@ -160,38 +157,6 @@ def _read_pictures(paths: Sequence[Path]) -> UInt8[np.ndarray, "D H W"]:
             )
         plane[:] = grey
     return stack
-
-
-def _luminance(path: Path) -> NDArray[np.uint8]:
-    """Return a picture's luminance, H W."""
-    if not path.is_file():
-        raise VolumeError("FILE_MISSING", f"{path}: no such file; correct the path")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=("PNG", "JPEG")) as picture:
-                _check_mode(path, picture)
-                grey = picture if picture.mode == "L" else picture.convert("RGBA")
-                return np.array(grey.convert("L"))
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise VolumeError(
-            "TOO_LARGE", f"{path}: more pixels than any slice has ({error}); scale it down"
-        ) from error
-    except (OSError, SyntaxError, ValueError) as error:  # no picture at all is an OSError too
-        if path.stat().st_size == 0 or "truncated" in str(error).lower():
-            raise cut_short(path, "it ends within the picture") from error
-        raise VolumeError(
-            "FILE_UNREADABLE", f"{path}: no PNG or JPEG, or damaged ({error}); fetch it again"
-        ) from error
-
-
-def _check_mode(path: Path, picture: Image.Image) -> None:
-    """Refuse pixels whose values are not 0 to 255."""
-    if picture.mode not in _MODES:
-        raise VolumeError(
-            "NOT_8_BIT",
-            f"{path}: pixels of mode {picture.mode}, wanted grey or colour of 8 bits; convert it",
-        )
 
 
 def _write_picture(path: Path, plane: NDArray[np.uint8], *, like: str) -> None:

@@ -52,9 +52,9 @@ def root(tmp_path):
     slice_ = pydicom.dcmread(root / "dicom/001.dcm")
     slice_.PixelData = np.full((5, 6), 1064, np.uint16).tobytes()
     slice_.save_as(root / "dicom/001.dcm")
-    (root / "jpeg").mkdir()
+    (root / "pictures").mkdir()
     for number in (2, 10, -1):
-        Image.fromarray(grey(number % 5)).save(root / f"jpeg/{number}.jpg", quality=95)
+        Image.fromarray(grey(number % 5)).save(root / f"pictures/{number}.jpg", quality=95)
     images = np.arange(3 * 4 * 5 * 6, dtype=np.uint8).reshape(3, 4, 5, 6)
     np.savez_compressed(root / "many.npz", train_images=images)
     return root
@@ -92,7 +92,7 @@ def store(rows, root, recipe):
 def test_each_recipe_stores_the_series_of_its_domain_and_rejects_the_others(rows, root):
     hu = {"nifti", "nrrd", "detached", "packed", "raw"}
     hu |= {name for name in rows["volume"] if name.startswith("dicom")}
-    for recipe, wanted in ((HU, hu), (GREY, {"jpeg"}), (COUNTS, {"many_1"})):
+    for recipe, wanted in ((HU, hu), (GREY, {"pictures"}), (COUNTS, {"many_1"})):
         frame, stored = store(rows, root, recipe)
         assert set(stored) == wanted, recipe.domain
         rejected = frame.drop(sorted(wanted))
@@ -130,7 +130,7 @@ def test_one_ct_is_the_same_volume_in_every_format(rows, root):
 
 def test_8_bit_values_are_kept(rows, root):
     _, stored = store(rows, root, GREY)
-    slices = stored["jpeg"].read()
+    slices = stored["pictures"].read()
     assert slices.dtype == np.uint8
     assert slices[:, 0, 0].tolist() == [240, 120, 0]  # slices -1, 2 and 10
     _, stored = store(rows, root, COUNTS)

@@ -26,6 +26,7 @@ from tests.datasets.trees import (
     write_nifti,
     write_omniabnorm,
     write_omniabnorm_single,
+    write_picture,
 )
 
 ENDINGS = (".nii", ".nii.gz", ".dcm", ".npz", ".jpg", ".jpeg")
@@ -89,6 +90,19 @@ def _omniabnorm_single(root: Path) -> Tree:
     return Tree("omniabnorm", root, SINGLE, _add_omniabnorm)
 
 
+def _pictures(root: Path) -> Tree:
+    for number in range(6):
+        write_picture(root / f"p{number}/a.jpg")
+        write_picture(root / f"p{number}/b.jpeg")
+    return Tree("pictures", root, SINGLE, _add_pictures)
+
+
+def _add_pictures(root: Path) -> int:
+    for number in range(10, 20):
+        write_picture(root / f"p{number}/a.jpg")
+    return 10
+
+
 def _add_scans(folder: Path) -> int:
     for number in range(10, 20):
         write_nifti(folder / f"train_{number}_a_1.nii.gz", np.diag([-1.0, -1.0, 2.0, 1.0]))
@@ -121,6 +135,7 @@ TREES = {
     "medmnist3d": _medmnist3d,
     "omniabnorm": _omniabnorm,
     "omniabnorm_single": _omniabnorm_single,
+    "pictures": _pictures,
 }
 
 
@@ -209,7 +224,7 @@ def test_headers_are_read_without_voxels(tree: Tree) -> None:
 
 def test_masks_are_files_and_domains_fit_the_kind(tree: Tree) -> None:
     name, root, _, _ = tree
-    domains = {"dicom": {"hu"}, "nifti": {"hu", "mr"}, "jpeg": {"window8"}, "npz": {"uint8"}}
+    domains = {"dicom": {"hu"}, "nifti": {"hu", "mr"}, "pictures": {"window8"}, "npz": {"uint8"}}
     for row in read_dataset(name, root):
         assert row.domain in domains[row.kind]
         assert row.dataset == name

@@ -16,12 +16,12 @@ from ct3dlib.datasets import build_catalog
 from tests.corpus.case import Case
 from tests.corpus.dicom_cases import DICOM_CASES
 from tests.corpus.itk_cases import ITK_CASES
-from tests.corpus.jpeg_cases import JPEG_CASES
 from tests.corpus.nifti_cases import NIFTI_CASES, nifti
+from tests.corpus.slice_cases import SLICE_CASES
 from tests.corpus.table_cases import TABLE_CASES, volume_of, write_table, write_volumes
 
 IN_HU = [*NIFTI_CASES, *DICOM_CASES, *ITK_CASES]
-CASES = [*IN_HU, *JPEG_CASES]
+CASES = [*IN_HU, *SLICE_CASES]
 GOOD = ("good-1", "good-2")
 FOLDER = CatalogSpec(dataset="folder", shards={"train": 1, "tune": 1, "valid": 1})
 CT_RATE = FOLDER.model_copy(update={"dataset": "ct_rate"})
@@ -52,7 +52,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
         (root / name / "scan.nii").write_bytes(nifti())
     write_cases(root, IN_HU)
     pictures = tmp_path_factory.mktemp("pictures") / "raw"
-    write_cases(pictures, JPEG_CASES)
+    write_cases(pictures, SLICE_CASES)
     rows = pd.concat([ingest(root), ingest(pictures, recipe=EIGHT_BIT)])
     return rows.assign(case=rows["sources"].map(lambda sources: sources[0].split("/")[0]))
 

@@ -101,20 +101,20 @@ def test_one_name_in_two_formats_is_a_duplicate(tmp_path: Path) -> None:
     assert rows["x-2"].problem_message == "x.nii.gz: x.mha has this name too; rename or remove one"
 
 
-def test_a_folder_of_numbered_jpeg_slices_is_a_series(tmp_path: Path) -> None:
-    _write_slices(tmp_path / "cases/p1", "10.jpg", "-1.jpeg", "0.jpg", "9.JPG")
+def test_a_folder_of_numbered_pictures_is_a_series(tmp_path: Path) -> None:
+    _write_slices(tmp_path / "cases/p1", "10.png", "-1.jpeg", "0.jpg", "9.JPG")
     _write_slices(tmp_path / "cases/p2", "0.jpg")
     rows = _rows(tmp_path)
     assert set(rows) == {"cases_p1", "cases_p2"}
     row = rows["cases_p1"]
-    names = ("-1.jpeg", "0.jpg", "9.JPG", "10.jpg")
+    names = ("-1.jpeg", "0.jpg", "9.JPG", "10.png")
     assert row.sources == tuple(f"cases/p1/{name}" for name in names)
-    assert (row.kind, row.domain, row.problem) == ("jpeg", "window8", None)
+    assert (row.kind, row.domain, row.problem) == ("pictures", "window8", None)
     assert (row.shape, row.spacing) == ((4, 5, 6), None)
     assert (rows["cases_p2"].shape, rows["cases_p2"].patient) == ((1, 5, 6), "p2")
 
 
-@pytest.mark.parametrize("other", ["notes.txt", "cover.jpg", "1b.jpg", "0.png"])
+@pytest.mark.parametrize("other", ["notes.txt", "cover.jpg", "1b.jpg", "0.gif"])
 def test_a_folder_with_any_other_file_is_no_stack(tmp_path: Path, other: str) -> None:
     _write_slices(tmp_path / "a", "0.jpg", "1.jpg")
     (tmp_path / "a" / other).touch()
@@ -148,13 +148,13 @@ def test_files_of_all_formats_stand_in_one_row_each(tmp_path: Path) -> None:
     _write_itk(tmp_path / "other/c.nhdr")
     _write_slices(tmp_path / "P-7", "0.jpg", "1.jpg")
     rows = _rows(tmp_path)
-    assert sorted(row.kind for row in rows.values()) == ["dicom", "itk", "itk", "jpeg", "nifti"]
+    assert sorted(row.kind for row in rows.values()) == ["dicom", "itk", "itk", "nifti", "pictures"]
     sources = [source for row in rows.values() for source in row.sources]
     files = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")}
     assert len(sources) == len(set(sources))
     assert set(sources) == files
     # The DICOM PatientID begins the names of the other two: one patient, one split.
-    same = {row.patient for row in rows.values() if row.kind in ("dicom", "jpeg")}
+    same = {row.patient for row in rows.values() if row.kind in ("dicom", "pictures")}
     assert same == {rows["P-7_copy"].patient}
     assert len({row.patient for row in rows.values()}) == 3
 

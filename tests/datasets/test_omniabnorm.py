@@ -10,10 +10,10 @@ from ct3dlib.errors import DatasetError
 from tests.datasets.trees import (
     omniabnorm_entry,
     reasoning,
-    write_jpeg,
     write_json,
     write_omniabnorm,
     write_omniabnorm_single,
+    write_picture,
 )
 
 
@@ -34,7 +34,12 @@ def test_slices_masks_and_texts_of_a_case_are_joined(tmp_path: Path) -> None:
     row = _rows(tmp_path)["12_1_0_7"]
     names = [f"{n}.{'jpeg' if n % 2 else 'jpg'}" for n in (-4, -3, -2, -1, 0, 1, 2, 3, 4)]
     assert row.sources == tuple(f"image/12_1_0_7/{name}" for name in names)
-    assert (row.kind, row.domain, row.shape, row.spacing) == ("jpeg", "window8", (9, 5, 6), None)
+    assert (row.kind, row.domain, row.shape, row.spacing) == (
+        "pictures",
+        "window8",
+        (9, 5, 6),
+        None,
+    )
     # The mask of the first abnormality, which is called 1, comes first.
     assert row.lesion_mask == "mask/12_1_0_7/1.jpeg"
     assert row.findings == "Cyst of 12_1_0_7. Stone."
@@ -112,7 +117,7 @@ def test_slices_are_found_by_path_or_id(tmp_path: Path, image: str) -> None:
 
 def test_of_two_folders_of_a_case_the_stated_one_counts(tmp_path: Path) -> None:
     for folder in ("first/1_0", "second/1_0"):
-        write_jpeg(tmp_path / f"{folder}/0.jpg")
+        write_picture(tmp_path / f"{folder}/0.jpg")
     write_json(tmp_path / "cases.json", {"1_0": {"image": "/data/second/1_0", "abnormality": []}})
     rows = _rows(tmp_path)
     assert rows["1_0"].sources == ("second/1_0/0.jpg",)
@@ -123,8 +128,8 @@ def test_of_two_folders_of_a_case_the_stated_one_counts(tmp_path: Path) -> None:
 
 def test_cases_called_by_numbers_are_told_from_slices(tmp_path: Path) -> None:
     for name in ("7", "8"):
-        write_jpeg(tmp_path / f"images/{name}.jpg")
-        write_jpeg(tmp_path / f"masks/{name}.jpg")
+        write_picture(tmp_path / f"images/{name}.jpg")
+        write_picture(tmp_path / f"masks/{name}.jpg")
     write_json(tmp_path / "cot.json", [reasoning("7"), reasoning("8")])
     rows = _rows(tmp_path)
     assert {name: (row.sources, row.lesion_mask) for name, row in rows.items()} == {
@@ -135,8 +140,8 @@ def test_cases_called_by_numbers_are_told_from_slices(tmp_path: Path) -> None:
 
 def test_what_does_not_match_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_omniabnorm_single(tmp_path)
-    write_jpeg(tmp_path / "images/lone.jpg")
-    write_jpeg(tmp_path / "masks/nobody.jpg")
+    write_picture(tmp_path / "images/lone.jpg")
+    write_picture(tmp_path / "masks/nobody.jpg")
     write_json(tmp_path / "cot/batch_2.json", [reasoning("gone")])
     rows = _rows(tmp_path)
     assert rows["lone"].problem is None
@@ -150,7 +155,7 @@ def test_what_does_not_match_is_reported(tmp_path: Path, caplog: pytest.LogCaptu
 
 
 def test_two_entries_of_one_picture_are_told(tmp_path: Path) -> None:
-    write_jpeg(tmp_path / "image/1_0/0.jpg")
+    write_picture(tmp_path / "image/1_0/0.jpg")
     entry = {"image": "image/1_0", "abnormality": []}
     write_json(tmp_path / "cases.json", {"1_0": entry, "2_0": entry})
     rows = _rows(tmp_path)
@@ -198,7 +203,7 @@ def test_a_case_that_comes_again_is_counted(
 def test_odd_slices_are_rejected_rows(tmp_path: Path) -> None:
     write_omniabnorm(tmp_path, ("1_0", "2_0"))
     (tmp_path / "image/1_0/0.jpg").unlink()
-    write_jpeg(tmp_path / "image/2_0/1.jpg")
+    write_picture(tmp_path / "image/2_0/1.jpg")
     rows = _rows(tmp_path)
     assert rows["1_0"].problem == "FILE_MISSING"
     assert _message(rows["1_0"]) == "image/1_0: no key slice 0.jpg; fetch it again"
@@ -207,7 +212,7 @@ def test_odd_slices_are_rejected_rows(tmp_path: Path) -> None:
 
 
 def test_missing_or_damaged_parts_name_the_way_out(tmp_path: Path) -> None:
-    write_jpeg(tmp_path / "image/1_0/0.jpg")
+    write_picture(tmp_path / "image/1_0/0.jpg")
     with pytest.raises(DatasetError, match=r"1 JPEG files and 0 cases.*catalog\.dataset: folder"):
         _rows(tmp_path)
     (tmp_path / "cases.json").write_text("[" * 100_000)

@@ -190,7 +190,7 @@ def write_medmnist3d(root: Path, name: str = "organmnist3d") -> None:
     np.savez(root / f"{name}.npz", **arrays)
 
 
-def write_jpeg(path: Path) -> None:
+def write_picture(path: Path) -> None:
     """Write a colour picture of 5 rows and 6 columns."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.full((5, 6, 3), 90, np.uint8)).save(path)
@@ -222,9 +222,9 @@ def write_omniabnorm(root: Path, names: Sequence[str] = OMNIABNORM) -> None:
     """Write cases of 9 slices and 2 masks, one of each id of `names`."""
     for name in names:
         for offset in range(-4, 5):
-            write_jpeg(root / f"image/{name}/{offset}.{'jpeg' if offset % 2 else 'jpg'}")
+            write_picture(root / f"image/{name}/{offset}.{'jpeg' if offset % 2 else 'jpg'}")
         for abnormality in (0, 1):
-            write_jpeg(root / f"mask/{name}/{abnormality}.jpeg")
+            write_picture(root / f"mask/{name}/{abnormality}.jpeg")
     write_json(root / f"{names[0]}.json", {name: omniabnorm_entry(name) for name in names})
 
 
@@ -237,10 +237,10 @@ def reasoning(name: str) -> dict[str, object]:
 def write_omniabnorm_single(root: Path, names: Sequence[str] = ("a_1", "b_1", "c_1")) -> None:
     """Write cases of one picture and one mask; the last has its mask beside it."""
     for name in names:
-        write_jpeg(root / f"images/{name}.jpg")
+        write_picture(root / f"images/{name}.jpg")
     for name in names[:-1]:
-        write_jpeg(root / f"masks/{name}.jpg")
-    write_jpeg(root / f"images/{names[-1]}_mask.jpg")
+        write_picture(root / f"masks/{name}.jpg")
+    write_picture(root / f"images/{names[-1]}_mask.jpg")
     write_json(root / f"cot/batch_{names[0]}.json", [reasoning(name) for name in names])
 
 

@@ -93,7 +93,7 @@ def test_a_movie_comes_back_as_a_movie(tmp_path):
     [
         (None, "FILE_MISSING", r"a\.png: no such file"),
         (b"", "FILE_TRUNCATED", r"a\.png: the file is cut short, it ends within the picture"),
-        (b"not a picture", "FILE_UNREADABLE", r"a\.png: no PNG or JPEG, or damaged"),
+        (b"not a picture", "FILE_UNREADABLE", r"a\.png: no PNG or JPEG picture, or damaged"),
     ],
     ids=["missing", "empty", "text"],
 )

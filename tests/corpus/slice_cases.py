@@ -1,4 +1,4 @@
-"""Folders of JPEG slices, one for each way to be bad; they belong to a recipe of 8 bits."""
+"""Folders of picture slices, one for each way to be bad; they belong to a recipe of 8 bits."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -45,15 +45,16 @@ def same_number(folder: Path) -> None:
     slices(folder)[4].rename(folder / "5.jpg")
 
 
-JPEG_CASES = [
+SLICE_CASES = [
     Case("jpg-empty", "FILE_TRUNCATED", "cut short", but_one(lambda _: b"")),
-    Case("jpg-text", "FILE_UNREADABLE", "no JPEG", but_one(lambda _: TEXT)),
+    Case("jpg-text", "FILE_UNREADABLE", "no PNG or JPEG", but_one(lambda _: TEXT)),
     Case("jpg-cut", "FILE_TRUNCATED", "cut short", but_one(lambda whole: whole[:-90])),
-    Case("jpg-png", "FILE_UNREADABLE", "no JPEG", lambda at: slices(at, form="PNG")),
+    Case("jpg-gif", "FILE_UNREADABLE", "no PNG or JPEG", lambda at: slices(at, form="GIF")),
     Case("jpg-cmyk", "NOT_SCALAR", "mode CMYK", lambda at: slices(at, mode="CMYK")),
     Case("jpg-another-size", "MIXED_SERIES", "24|22", another_size),
     Case("jpg-same-number", "DUPLICATE_POSITIONS", "same number", same_number),
     Case("jpg-one-slice", "SINGLE_SLICE", "single slice", lambda at: slices(at, PLANES[:1])),
     Case("jpg-few-slices", "TOO_FEW_SLICES", "3 slices", lambda at: slices(at, PLANES[:3])),
+    odd("jpg-that-is-png", lambda at: slices(at, form="PNG")),
     odd("jpg-colour", lambda at: slices(at, mode="RGB")),
 ]
