@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ct3dlib.cohort.store import StoredVolume
+from ct3dlib.config import Domain
 from ct3dlib.errors import StoreError
 from ct3dlib.inference.contract import check_volumes
 from ct3dlib.inference.loaded import Tokenizer
@@ -20,7 +21,8 @@ from ct3dlib.inference.windows import pass_mode, window_borders
 from ct3dlib.metrics.codebook import CodeUsage
 from ct3dlib.metrics.distribution import kernel_distance, ms_ssim_diversity
 from ct3dlib.metrics.reconstruction import (
-    SSIM_WINDOW,
+    Interval,
+    has_ssim,
     hu_mae,
     mean_volume,
     psnr_db,
@@ -77,10 +79,8 @@ def evaluate_tokenizer(
                 "volume": stored.volume,
                 "psnr_db": psnr_db(original, out.hu, window=window),
                 # Too thin for its window, a volume has no SSIM; the others still count.
-                "ssim": None
-                if min(original.shape) < SSIM_WINDOW
-                else ssim(original, out.hu, window=window),
-                "hu_mae": hu_mae(original, out.hu, window=window),
+                "ssim": ssim(original, out.hu, window=window) if has_ssim(original.shape) else None,
+                "hu_mae": _error(original, out.hu, window=window, domain=recipe.domain),
                 **_seams(tokenizer, out.hu),
                 "mean_volume_psnr_db": baseline,
             }
@@ -163,6 +163,18 @@ def _seams(tokenizer: Tokenizer, hu: NDArray[np.float32]) -> dict[str, Any]:
         "seam_ratio": max((r for r in ratios.values() if r is not None), default=None),
         "seam_ratio_by_axis": {name: ratios[name] for name in "dhw"},
     }
+
+
+def _error(
+    original: NDArray[np.generic],
+    reconstructed: NDArray[np.generic],
+    *,
+    window: Interval,
+    domain: Domain,
+) -> dict[str, float | None]:
+    """Return the mean absolute error; by tissue only where values are HU."""
+    found = hu_mae(original, reconstructed, window=window)
+    return found if domain == "hu" else {**dict.fromkeys(found), "all": found["all"]}
 
 
 def _means(volumes: Sequence[dict[str, Any]]) -> dict[str, Any]:

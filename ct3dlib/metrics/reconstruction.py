@@ -5,7 +5,7 @@ to it, and its width is the data range (2000 HU for -1000 to 1000).
 """
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,8 @@ def ssim(
 ) -> float:
     """Return the structural similarity with a uniform 7 x 7 x 7 window, inner positions only.
 
+    Of a single slice the window is 7 x 7.
+
     Wang et al., doi:10.1109/TIP.2003.819861, eq. 13, k1 = 0.01, k2 = 0.03, biased variances; equal
     to `monai.metrics.SSIMMetric(3, kernel_type="uniform", win_size=7)`.
 
@@ -50,7 +52,7 @@ def ssim(
         ValueError: The shapes differ, or an axis is shorter than 7.
     """
     first, second = _clipped(original, reconstructed, window)
-    if min(first.shape) < SSIM_WINDOW:
+    if not has_ssim(first.shape):
         raise ValueError(f"SSIM needs at least {SSIM_WINDOW} voxels on each axis: {first.shape}")
     mean_1, mean_2 = _local_mean(first), _local_mean(second)
     variance_1 = _local_mean(first * first) - mean_1**2
@@ -60,6 +62,11 @@ def ssim(
     luminance = (2 * mean_1 * mean_2 + c1) / (mean_1**2 + mean_2**2 + c1)
     contrast = (2 * covariance + c2) / (variance_1 + variance_2 + c2)
     return float(np.mean(luminance * contrast))
+
+
+def has_ssim(shape: Sequence[int]) -> bool:
+    """Return whether a volume, D H W, holds a window of `ssim`."""
+    return min(shape[shape[0] == 1 :]) >= SSIM_WINDOW
 
 
 def hu_mae(
@@ -141,4 +148,6 @@ def _clipped(
 def _local_mean(volume: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the mean of each whole window inside the volume."""
     margin = slice(SSIM_WINDOW // 2, -(SSIM_WINDOW // 2))
+    if len(volume) == 1:
+        return uniform_filter(volume[0], SSIM_WINDOW)[margin, margin]
     return uniform_filter(volume, SSIM_WINDOW)[margin, margin, margin]

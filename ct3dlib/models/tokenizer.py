@@ -152,7 +152,7 @@ class CausalTokenizer(VolumeAutoencoder):
         """Return the latents that define the tokens, all windows as one batch.
 
         Raises:
-            ValueError: D is not 1 + n * downsampling[0] with n > 0, or H or W no multiple.
+            ValueError: D is not 1 + n * downsampling[0], or H or W no multiple.
         """
         windows = self.windows(volumes)
         latents = self.encode_window(windows.flatten(0, 1)).unflatten(0, windows.shape[:2])
@@ -162,20 +162,18 @@ class CausalTokenizer(VolumeAutoencoder):
         """Return the windows that are encoded on their own; neighbours share two slices.
 
         Window 0 starts with the doubled first slice; for downsampling 8, window i > 0 holds the
-        slices 8i - 1 to 8i + 8.
+        slices 8i - 1 to 8i + 8. A single slice, doubled, is one window with one latent.
 
         Raises:
-            ValueError: D is not 1 + n * downsampling[0] with n > 0, or H or W no multiple.
+            ValueError: D is not 1 + n * downsampling[0], or H or W no multiple.
         """
         self._check_shape(volumes)
-        stride = self.spec.downsampling[0]
-        if volumes.shape[2] == 1:
-            raise ValueError(f"a window needs {1 + stride} slices, not 1; pad the volume")
-        windows = _double_first(volumes).unfold(2, 2 + stride, stride)  # B 1 N H W S
+        stride, doubled = self.spec.downsampling[0], _double_first(volumes)
+        windows = doubled.unfold(2, min(2 + stride, doubled.shape[2]), stride)  # B 1 N H W S
         return windows.permute(0, 2, 1, 5, 3, 4)
 
     def encode_window(self, windows: Float[Tensor, "B 1 S H W"]) -> Float[Tensor, "B C d h w"]:
-        """Return the latents of windows, two each; slices are paired from the first on."""
+        """Return the latents of windows, two each, or the one of a doubled slice."""
         return self.encoder(_channels_last(haar(windows)))
 
     def decode(self, codes: Float[Tensor, "B C d h w"]) -> Float[Tensor, "B 1 D H W"]:
@@ -213,7 +211,7 @@ class CausalTokenizer(VolumeAutoencoder):
         return volumes
 
     def padding(self, shape: Sequence[int]) -> tuple[int, int, int]:
-        """Return what fills a volume up to 1 + n * downsampling slices, n > 0, and multiples.
+        """Return what fills a volume up to 1 + n * downsampling slices, and multiples.
 
         Raises:
             ValueError: The volume does not have three axes.
@@ -221,12 +219,7 @@ class CausalTokenizer(VolumeAutoencoder):
         if len(shape) != 3:
             raise ValueError(f"a volume has 3 axes (D, H, W), not {len(shape)}")
         down = self.downsampling
-        slices = max(shape[0], 1 + down[0])
-        return (
-            slices - shape[0] + (1 - slices) % down[0],
-            -shape[1] % down[1],
-            -shape[2] % down[2],
-        )
+        return (1 - shape[0]) % down[0], -shape[1] % down[1], -shape[2] % down[2]
 
     def last_layer(self) -> nn.Parameter:
         """Return the kernel that makes the bands."""
@@ -246,10 +239,14 @@ class CausalTokenizer(VolumeAutoencoder):
             )
 
 
-def join_windows(latents: Float[Tensor, "B N C 2 h w"]) -> Float[Tensor, "B C d h w"]:
-    """Return the latents of volumes: both of window 0, the second of every other window."""
-    first = latents[:, 0]  # B C 2 h w
-    return torch.cat((first, latents[:, 1:, :, 1].transpose(1, 2)), dim=2)
+def join_windows(latents: Float[Tensor, "B N C n h w"]) -> Float[Tensor, "B C d h w"]:
+    """Return the latents of volumes: all of window 0, the last of every other window.
+
+    Args:
+        latents: Two a window, n; one where a volume is a single slice.
+    """
+    first = latents[:, 0]  # B C n h w
+    return torch.cat((first, latents[:, 1:, :, -1].transpose(1, 2)), dim=2)
 
 
 def _blocks(in_channels: int, out_channels: int, spec: CausalTokenizerSpec) -> CausalSequential:

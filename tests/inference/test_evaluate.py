@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ct3dlib.cohort.store import stored_volumes
-from ct3dlib.config import CausalTokenizerSpec, SlidingWindowSpec
+from ct3dlib.config import CausalTokenizerSpec, RecipeSpec, SlidingWindowSpec
 from ct3dlib.errors import StoreError
 from ct3dlib.inference.evaluate import evaluate_samples, evaluate_tokenizer, latent_features
 from ct3dlib.inference.loaded import Tokenizer
@@ -16,6 +16,7 @@ from ct3dlib.metrics.reconstruction import psnr_db, seam_ratio
 from ct3dlib.models.tokenizer import CausalTokenizer
 from tests.inference.conftest import RECIPE
 from tests.inference.doubles import Blocks, fsq_model, kl_spec
+from tests.stores import write_shard
 
 WINDOWS = SlidingWindowSpec(roi_size=(8, 8, 8), overlap=0.0)
 
@@ -53,6 +54,17 @@ def test_a_lossless_model_without_codes(stored):
     assert found["code_perplexity"] is None
 
 
+def test_bytes_have_an_error_and_no_tissues(tmp_path):
+    recipe = RecipeSpec(domain="uint8", min_slices=1)
+    picture = np.arange(256, dtype=np.uint8).reshape(1, 16, 16)
+    table = write_shard(tmp_path / "0000.parquet", "volumes", {"a": picture}, recipe)
+    model = Blocks(kl_spec((1, 2, 2))).eval()
+    found = evaluated(Tokenizer(model, recipe, None, "f" * 64), stored_volumes([table]))
+    assert found["hu_mae"] < 0.01
+    assert set(found["hu_mae_by_tissue"].values()) == {found["hu_mae"], None}
+    assert found["ssim"] == pytest.approx(1)
+
+
 def test_seams_are_looked_for_along_every_axis_of_the_windows(stored):
     found = evaluated(tokenizer(fsq_model()), stored)
     for volume, one in zip(stored, found["volumes"], strict=True):
@@ -69,6 +81,9 @@ def test_seams_are_looked_for_along_every_axis_of_the_windows(stored):
         assert one["seam_ratio_by_axis"] == by_axis
         assert one["seam_ratio"] == max(by_axis["h"], by_axis["w"])
         assert one["psnr_db"] == psnr_db(volume.read(), out.hu, window=RECIPE.window)
+    for name in ("psnr_db", "ssim", "mean_volume_psnr_db"):
+        assert found[name] == pytest.approx(np.mean([one[name] for one in found["volumes"]]))
+    assert found["hu_mae"] == pytest.approx(np.mean([v["hu_mae"]["all"] for v in found["volumes"]]))
     worst = [one["seam_ratio"] for one in found["volumes"]]
     assert found["seam_ratio"] == pytest.approx(np.mean(worst))
     assert found["seam_ratio_by_axis"]["d"] is None

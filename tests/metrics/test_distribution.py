@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from monai.metrics.fid import FIDMetric
 
 from ct3dlib.metrics.distribution import (
     frechet_distance,
@@ -36,6 +37,15 @@ def test_frechet_distance_of_a_shift_is_its_squared_length():
     features = _features(200)
     shift = torch.arange(8.0)
     assert frechet_distance(features, features + shift).item() == pytest.approx(140, abs=1e-3)
+    exact = frechet_distance(features.double(), features.double() + shift)
+    assert exact.item() == pytest.approx(140, abs=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:The `disp` argument is deprecated:DeprecationWarning")
+def test_frechet_distance_equals_that_of_monai():
+    mixing = torch.from_numpy(np.random.default_rng(0).normal(size=(8, 8)))
+    a, b = _features(50).double(), _features(70, seed=2).double() @ mixing + 1
+    assert frechet_distance(a, b).item() == pytest.approx(FIDMetric()(a, b).item(), abs=1e-5)
 
 
 def test_frechet_distance_of_a_scale_is_known():

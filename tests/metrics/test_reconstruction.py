@@ -5,7 +5,7 @@ import pytest
 import torch
 from monai.metrics import SSIMMetric
 
-from ct3dlib.metrics.reconstruction import hu_mae, mean_volume, psnr_db, seam_ratio, ssim
+from ct3dlib.metrics.reconstruction import has_ssim, hu_mae, mean_volume, psnr_db, seam_ratio, ssim
 
 WINDOW = (-1000.0, 1000.0)
 
@@ -48,6 +48,17 @@ def test_ssim_equals_monai(pair: tuple[np.ndarray, np.ndarray]):
     expected = float(metric(first, second))
     assert ssim(*pair, window=WINDOW) == pytest.approx(expected, abs=1e-4)
     assert 0.05 < expected < 0.95
+
+
+def test_ssim_of_a_single_slice_equals_monai_in_2d(pair: tuple[np.ndarray, np.ndarray]):
+    metric = SSIMMetric(2, data_range=2000, kernel_type="uniform", win_size=7)
+    slices = [volume[3:4] for volume in pair]
+    first, second = (torch.from_numpy(np.clip(v, *WINDOW))[None].to(torch.float32) for v in slices)
+    found = ssim(slices[0], slices[1], window=WINDOW)
+    assert found == pytest.approx(float(metric(first, second)), abs=1e-4)
+    assert has_ssim((1, 7, 7))
+    assert not has_ssim((1, 6, 7))
+    assert not has_ssim((2, 7, 7))
 
 
 def test_ssim_matches_its_formula_in_one_window():

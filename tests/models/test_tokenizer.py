@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from ct3dlib.config import CausalTokenizerSpec, LFQSpec
 from ct3dlib.models import build_model
@@ -10,6 +11,7 @@ PUBLISHED = {
     "16x16x8": ((1, 2, 2, 4), (False, True, True)),
 }
 MILLIONS = {"8x8x8": (72.55, 115.07, 187.6), "16x16x8": (81.51, 127.03, 208.5)}
+TERA_OPERATIONS = {"8x8x8": (93.2, 94.6), "16x16x8": (91.9, 98.2)}
 
 
 def tiny(multipliers: tuple[int, ...], temporal: tuple[bool, ...]) -> CausalTokenizer:
@@ -39,6 +41,22 @@ def test_published_geometries_have_the_published_number_of_parameters(name: str)
     parts = (model.encoder, model.decoder, model)
     counts = [sum(p.numel() for p in part.parameters()) / 1e6 for part in parts]
     assert counts == pytest.approx(MILLIONS[name], rel=1e-3)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_chest_takes_the_operations_of_the_original(name: str):
+    multipliers, temporal = PUBLISHED[name]
+    spec = CausalTokenizerSpec(channel_multipliers=multipliers, temporal_downsample=temporal)
+    with torch.device("meta"):
+        model = build_model(spec)
+    counts = []
+    with torch.no_grad(), FlopCounterMode(display=False) as encoding:
+        latents = model.encode_windowed(torch.empty(1, 1, 241, 512, 512, device="meta"))
+    counts.append(encoding.get_total_flops() / 1e12)
+    with torch.no_grad(), FlopCounterMode(display=False) as decoding:
+        model.decode(torch.empty_like(latents))
+    counts.append(decoding.get_total_flops() / 1e12)
+    assert counts == pytest.approx(TERA_OPERATIONS[name], abs=0.05)
 
 
 @pytest.mark.parametrize(("name", "grid"), [("8x8x8", (31, 64, 64)), ("16x16x8", (31, 32, 32))])
@@ -75,10 +93,12 @@ def test_shapes_that_do_not_fill_tokens_are_refused(
         model(torch.zeros(1, 1, *shape))
 
 
-def test_a_single_slice_has_no_window(model: CausalTokenizer):
-    assert model.encode(torch.zeros(1, 1, 1, 8, 8)).shape == (1, 6, 1, 1, 1)
-    with pytest.raises(ValueError, match="a window needs 9 slices, not 1; pad the volume"):
-        model(torch.zeros(1, 1, 1, 8, 8))
+def test_a_single_slice_is_one_window_with_the_first_latent_of_any_volume(model: CausalTokenizer):
+    volume = torch.rand(1, 1, 17, 16, 8) * 2 - 1
+    alone = model.encode_windowed(volume[:, :, :1])
+    assert alone.shape == (1, 6, 1, 2, 1)
+    torch.testing.assert_close(alone, model.encode_windowed(volume)[:, :, :1])
+    assert model(volume[:, :, :1]).volumes.shape == (1, 1, 1, 16, 8)
 
 
 def test_windows_hold_the_slices_that_define_their_tokens(model: CausalTokenizer):
@@ -147,7 +167,8 @@ def test_a_code_changes_no_slice_before_its_own(model: CausalTokenizer, changed:
         ((9, 16, 16), (0, 0, 0)),
         ((10, 9, 15), (7, 7, 1)),
         ((17, 16, 17), (0, 0, 7)),
-        ((1, 8, 8), (8, 0, 0)),
+        ((1, 8, 8), (0, 0, 0)),
+        ((2, 8, 8), (7, 0, 0)),
         ((8, 8, 8), (1, 0, 0)),
     ],
 )
