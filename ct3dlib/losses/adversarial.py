@@ -124,21 +124,22 @@ def adaptive_weight(
     *,
     last_layer: nn.Parameter,
     limit: float,
+    average: Callable[[Tensor], Tensor] = lambda gradient: gradient,
 ) -> Float[Tensor, ""]:
     """Return the weight that gives the adversarial term the gradient of the others.
 
     |gradient of loss| / (|gradient of adversarial| + 1e-4), at most `limit` (Esser et al.,
-    arXiv:2012.09841, eq. 7). A number without gradient; both graphs are kept. Gradients are those
-    of the local batch, so ranks may weigh differently.
+    arXiv:2012.09841, eq. 7). A number without gradient; both graphs are kept.
 
     Args:
         loss: Of the other terms.
         adversarial: `generator_loss`, not weighted.
         last_layer: Weights whose gradients are compared.
         limit: Largest weight.
+        average: Mean of a gradient over the ranks, so that all of them weigh the same.
     """
     wanted, found = (
-        torch.autograd.grad(term, last_layer, retain_graph=True)[0].float().norm()
+        average(torch.autograd.grad(term, last_layer, retain_graph=True)[0].float()).norm()
         for term in (loss, adversarial)
     )
     return (wanted / (found + _SMALLEST_NORM)).clamp(max=limit)

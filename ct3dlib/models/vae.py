@@ -148,11 +148,18 @@ class KLAutoencoder(VolumeAutoencoder):
         self.encoder = Encoder(spec)
         self.decoder = Decoder(spec)
 
-    def forward(self, volumes: Float[Tensor, "B 1 D H W"]) -> Reconstruction:
+    def forward(
+        self,
+        volumes: Float[Tensor, "B 1 D H W"],
+        noise: Float[Tensor, "B C d h w"] | None = None,
+    ) -> Reconstruction:
         """Encode, draw latents, and decode; in eval mode the mean is decoded, and nothing drawn.
 
-        Latents are mean + std * noise (arXiv:1312.6114, section 2.4), noise from torch's global
-        generator.
+        Latents are mean + std * noise (arXiv:1312.6114, section 2.4).
+
+        Args:
+            volumes: In the range of `final_activation`.
+            noise: Standard normal; None: from torch's global generator. Unused in eval mode.
 
         Raises:
             ValueError: The shape does not fill whole latents.
@@ -160,7 +167,8 @@ class KLAutoencoder(VolumeAutoencoder):
         posterior = self.posterior(volumes)
         latents = posterior.mean
         if self.training:
-            latents = latents + posterior.std * torch.randn_like(latents)
+            drawn = torch.randn_like(latents) if noise is None else noise
+            latents = latents + posterior.std * drawn
         return Reconstruction(self.decode(latents), posterior.mean, posterior=posterior)
 
     def posterior(self, volumes: Float[Tensor, "B 1 D H W"]) -> Posterior:

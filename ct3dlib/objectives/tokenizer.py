@@ -20,7 +20,6 @@ from ct3dlib.losses.adversarial import (
 )
 from ct3dlib.losses.divergence import kl_divergence, latent_energy
 from ct3dlib.losses.perceptual import perceptual_loss
-from ct3dlib.losses.reconstruction import squared_error
 from ct3dlib.models import build_autoencoder
 from ct3dlib.models.autoencoder import Reconstruction
 from ct3dlib.models.discriminator import PatchDiscriminator
@@ -28,11 +27,13 @@ from ct3dlib.models.perceptual import PerceptualNetwork
 from ct3dlib.objectives.entropy import entropy_terms
 from ct3dlib.objectives.voxel_terms import voxel_terms
 from ct3dlib.training.augment import augment
-from ct3dlib.training.draws import uniform
+from ct3dlib.training.distributed import mean_over_ranks
+from ct3dlib.training.draws import normal, uniform
 from ct3dlib.training.objective import Batch, Metrics, Objective
 
-# Stream of an item's random draws.
+# Streams of an item's random draws; each turn has latents of its own.
 _SLICES = 100
+_LATENTS = {"model": 101, "discriminator": 102}
 
 
 class TokenizerObjective(Objective):
@@ -99,32 +100,23 @@ class TokenizerObjective(Objective):
             batch = augment(batch, self.spec.augment, value_range=self.value_range)
         volumes = batch["volume"]
         if turn == "discriminator":
-            return self._judge(volumes, step=int(batch["step"]))
-        result = self.model(volumes)
+            return self._judge(batch)
+        result = self._reconstruct(batch, turn)
         width = self.value_range[1] - self.value_range[0]
         weighted, metrics = voxel_terms(result.volumes, volumes, self.spec.loss, data_range=width)
         if self.spec.loss.perceptual:
             metrics["perceptual"] = self._perceive(result.volumes, batch)
             weighted = weighted + self.spec.loss.perceptual * metrics["perceptual"]
         weighted = weighted + self._latent_terms(result, batch["step"], metrics)
-        metrics["psnr_db"] = self._psnr_db(result.volumes, volumes)
+        psnr_db = self._psnr_db(result.volumes, volumes)
+        metrics["psnr_db"] = psnr_db.mean()
+        if not self.training:
+            metrics["combined"] = combined(psnr_db, metrics)
         if self.training and self._listens(int(batch["step"])):
             weighted = weighted + self._adversarial_terms(
                 result.volumes, volumes, weighted, metrics
             )
         return weighted, {name: value.detach() for name, value in metrics.items()}
-
-    def validate(self, batch: Batch) -> Metrics:
-        """Return the terms, and `combined`, one number to choose weights by, as prod9's.
-
-        combined = clamp((PSNR - 20) / 20, 0, 1) + SSIM - perceptual distance, of which the last two
-        count where the loss has them.
-        """
-        metrics = super().validate(batch)
-        combined = ((metrics["psnr_db"] - 20) / 20).clamp(0, 1)
-        if "ssim" in metrics:
-            combined = combined + 1 - metrics["ssim"]
-        return {**metrics, "combined": combined - metrics.get("perceptual", 0.0)}
 
     def blocks(self) -> Sequence[nn.Module]:
         """Return the model's blocks."""
@@ -146,11 +138,20 @@ class TokenizerObjective(Objective):
         """Return whether the discriminator is listened to at a step."""
         return self.spec.loss.needs_discriminator and self.acts("discriminator", step)
 
-    def _judge(self, volumes: Float[Tensor, "B 1 D H W"], *, step: int) -> tuple[Tensor, Metrics]:
+    def _reconstruct(self, batch: Batch, turn: str) -> Reconstruction:
+        """Return a pass of the model; what it draws in training belongs to the item."""
+        volumes, spec = batch["volume"], self.spec.model
+        if not (self.training and isinstance(spec, KLAutoencoderSpec)):
+            return self.model(volumes)
+        sizes = zip(volumes.shape[2:], spec.downsampling, strict=True)
+        shape = (spec.latent_channels, *(size // step for size, step in sizes))
+        return self.model(volumes, normal(batch["item_seed"], shape, _LATENTS[turn]))
+
+    def _judge(self, batch: Batch) -> tuple[Tensor, Metrics]:
         """Return the discriminator's loss on real crops and their reconstructions."""
-        weights = self.spec.loss
+        weights, volumes, step = self.spec.loss, batch["volume"], int(batch["step"])
         with torch.no_grad():
-            reconstructed = self.model(volumes).volumes
+            reconstructed = self._reconstruct(batch, "discriminator").volumes
         real, fake = self.discriminator(volumes).logits, self.discriminator(reconstructed).logits
         loss = discriminator_loss(real, fake, weights.adversarial_loss)
         metrics = {
@@ -183,7 +184,11 @@ class TokenizerObjective(Objective):
             if weights.adaptive_limit is not None:
                 last = self.model.last_layer()
                 weight = weight * adaptive_weight(
-                    others, term, last_layer=last, limit=weights.adaptive_limit
+                    others,
+                    term,
+                    last_layer=last,
+                    limit=weights.adaptive_limit,
+                    average=mean_over_ranks,
                 )
             metrics |= {"generator": term, "adversarial_weight": weight}
             total = total + weight * term
@@ -239,15 +244,27 @@ class TokenizerObjective(Objective):
 
     def _psnr_db(
         self, reconstructed: Float[Tensor, "B 1 D H W"], volumes: Float[Tensor, "B 1 D H W"]
-    ) -> Float[Tensor, ""]:
-        """Return the PSNR of a batch of clamped reconstructions, at most 100 dB."""
-        error = squared_error(self._unit(reconstructed), self._unit(volumes))
+    ) -> Float[Tensor, " B"]:
+        """Return the PSNR of each clamped reconstruction, at most 100 dB."""
+        error = (self._unit(reconstructed) - self._unit(volumes)).square().flatten(1).mean(1)
         return -10 * error.clamp_min(1e-10).log10()
 
     def _unit(self, volumes: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """Return values clamped to the range, mapped onto [0, 1], float32."""
         low, high = self.value_range
         return (volumes.float().clamp(low, high) - low) / (high - low)
+
+
+def combined(psnr_db: Float[Tensor, " B"], metrics: Metrics) -> Float[Tensor, ""]:
+    """Return one number to choose weights by, as prod9's.
+
+    clamp((PSNR - 20) / 20, 0, 1), mean over crops, + SSIM - perceptual distance, of which the last
+    two count where the loss has them.
+    """
+    found = ((psnr_db - 20) / 20).clamp(0, 1).mean()
+    if "ssim" in metrics:
+        found = found + 1 - metrics["ssim"]
+    return found - metrics["perceptual"] if "perceptual" in metrics else found
 
 
 def _code_usage(indices: Int64[Tensor, "B D H W"], codebook_size: int) -> Float[Tensor, ""]:

@@ -15,9 +15,14 @@ from torch import Tensor, nn
 
 from ct3dlib.config import (
     AugmentSpec,
+    AutoencoderSpec,
     CausalTokenizerSpec,
+    DiscriminatorSpec,
     FeaturesSpec,
+    FSQSpec,
+    KLAutoencoderSpec,
     LFQSpec,
+    MaisiTokenizerSpec,
     MaskGITNetworkSpec,
     MaskGITSpec,
     SliceFeaturesSpec,
@@ -114,6 +119,16 @@ class Blobs(Items):
         return {"volume": torch.from_numpy(np.where(ball, 0.5, -0.5)).float()[None]}
 
 
+class BlobPairs(Items):
+    """Two slices of the blobs."""
+
+    def __len__(self) -> int:
+        return len(Blobs())
+
+    def item(self, index: int, rng: np.random.Generator) -> dict[str, Tensor]:
+        return {"volume": Blobs().item(index, rng)["volume"][:, 1:].contiguous()}
+
+
 class BlobSlices(Items):
     """The middle slices of the blobs, whose balls are regions."""
 
@@ -140,37 +155,75 @@ class Grids(Items):
         }
 
 
-def _tokenizer(augment: AugmentSpec) -> TokenizerObjective:
-    model = CausalTokenizerSpec(
-        filters=4,
-        num_res_blocks=1,
-        channel_multipliers=(1, 2),
-        temporal_downsample=(False,),
-        norm_groups=2,
-        quantizer=LFQSpec(bits=4),
-    )
-    # The codes' signs are free to flip under rounding alone, so entropy stays out of this one.
-    loss = TokenizerLossSpec(entropy=0.0, entropy_start=0.0)
+CAUSAL = CausalTokenizerSpec(
+    filters=4,
+    num_res_blocks=1,
+    channel_multipliers=(1, 2),
+    temporal_downsample=(False,),
+    norm_groups=2,
+    quantizer=LFQSpec(bits=4),
+)
+
+
+def _tokenizer(
+    model: AutoencoderSpec = CAUSAL,
+    *,
+    loss: TokenizerLossSpec | None = None,
+    augment: AugmentSpec | None = None,
+) -> TokenizerObjective:
     return TokenizerObjective(
         TokenizerSpec(
             steps=1,
             batch_size=1,
             micro_batch_size=1,
             recipe="small",
-            crop=(3, 8, 8),
+            crop=(2 if model.name == "maisi" else 3, 8, 8),
             model=model,
-            loss=loss,
-            augment=augment,
+            # The codes' signs are free to flip under rounding alone, so entropy stays out.
+            loss=loss or TokenizerLossSpec(),
+            discriminator=DiscriminatorSpec(filters=4, num_layers=1, norm="group"),
+            augment=augment or AugmentSpec(),
         )
     )
 
 
-def _plain() -> TokenizerObjective:
-    return _tokenizer(AugmentSpec())
-
-
 def _augmented() -> TokenizerObjective:
-    return _tokenizer(AugmentSpec(rotation=10, scale=0.1, shift=1, intensity_scale=0.1, noise=0.01))
+    return _tokenizer(
+        augment=AugmentSpec(rotation=10, scale=0.1, shift=1, intensity_scale=0.1, noise=0.01)
+    )
+
+
+def _judged() -> TokenizerObjective:
+    """Terms that are means over crops; the adaptive weight and LeCam are of a micro-batch."""
+    return _tokenizer(
+        loss=TokenizerLossSpec(adversarial=0.1, adversarial_start=2, feature_matching=0.1)
+    )
+
+
+def _maisi() -> TokenizerObjective:
+    return _tokenizer(
+        MaisiTokenizerSpec(
+            num_channels=(4, 8),
+            num_res_blocks=(1, 1),
+            attention_levels=(False, False),
+            norm_groups=2,
+            quantizer=FSQSpec(levels=(5, 5, 5)),
+        )
+    )
+
+
+def _vae() -> TokenizerObjective:
+    model = KLAutoencoderSpec(
+        init_filters=4,
+        smallest_filters=4,
+        latent_channels=3,
+        blocks_down=(1,),
+        blocks_up=(),
+        latent_stride=(1, 2, 2),
+        norm_groups=2,
+        res_block_weight=1.0,
+    )
+    return _tokenizer(model, loss=TokenizerLossSpec(kl=0.01))
 
 
 def _maskgit() -> MaskGITObjective:
@@ -215,7 +268,10 @@ CASES = {
     "regression": Case(Regression, Vectors()),
     "adversarial": Case(Adversarial, Vectors(), falls_to=0.7),
     "masked": Case(Masked, Vectors(), falls_to=0.8),
-    "tokenizer": Case(_plain, Blobs(), falls_to=0.7, steps=30, tolerance=1e-4),
+    "tokenizer": Case(_tokenizer, Blobs(), falls_to=0.7, steps=30, tolerance=1e-4),
+    "judged": Case(_judged, Blobs(), falls_to=0.7, steps=10, tolerance=1e-4),
+    "maisi": Case(_maisi, BlobPairs(), falls_to=0.7, steps=12, tolerance=1e-4),
+    "vae": Case(_vae, Blobs(), falls_to=0.7, steps=15),
     "augmented": Case(_augmented, Blobs(), falls_to=0.7, steps=30, tolerance=1e-4),
     "slice_features": Case(_slice_features, BlobSlices(), steps=30, tolerance=1e-4),
     "maskgit": Case(_maskgit, Grids(), falls_to=0.7, steps=40),

@@ -17,7 +17,8 @@ from ct3dlib.config import (
     TokenizerLossSpec,
     TokenizerSpec,
 )
-from ct3dlib.objectives.tokenizer import TokenizerObjective
+from ct3dlib.losses.adversarial import generator_loss
+from ct3dlib.objectives.tokenizer import TokenizerObjective, combined
 from ct3dlib.training.engine import TorchEngine
 
 CAUSAL = CausalTokenizerSpec(
@@ -104,6 +105,9 @@ def test_beta_rises_over_its_share_of_the_steps() -> None:
     objective = objective_of(section("vae", {"kl": 0.5, "kl_warmup": 0.4}))
     betas = [objective.beta(torch.tensor(step)).item() for step in (0, 1, 2, 4, 9)]
     assert betas == pytest.approx([0, 0.125, 0.25, 0.5, 0.5])
+    published = objective_of(section("vae", {"kl": 0.9}))  # 30 % of the steps
+    betas = [published.beta(torch.tensor(step)).item() for step in (0, 1, 3, 9)]
+    assert betas == pytest.approx([0, 0.3, 0.9, 0.9])
     loss, m = objective.eval().loss(batch_of("vae", step=2), "model")
     torch.testing.assert_close(loss.detach(), m["l1"] + 0.25 * m["kl"])
 
@@ -168,6 +172,33 @@ def test_turns_leave_each_other_alone() -> None:
     assert "r1" not in engine.update([batch_of("causal", step=1)], "discriminator", 1)
 
 
+def test_the_model_pays_for_the_discriminator_by_its_weights() -> None:
+    objective = objective_of(section("causal", {**ADVERSARIAL, "adversarial_start": 0})).train()
+    batch = batch_of("causal")
+    loss, m = objective.loss(batch, "model")
+    wanted = m["l1"] + m["adversarial_weight"] * m["generator"] + 0.1 * m["feature_matching"]
+    torch.testing.assert_close(loss.detach(), wanted)
+    made = objective.model(batch["volume"]).volumes
+    last = objective.model.last_layer()
+    norms = [
+        torch.autograd.grad(term, last, retain_graph=True)[0].norm()
+        for term in (
+            (made - batch["volume"]).abs().mean(),
+            generator_loss(objective.discriminator(made).logits, "non_saturating"),
+        )
+    ]
+    torch.testing.assert_close(m["adversarial_weight"], 0.5 * norms[0] / (norms[1] + 1e-4))
+
+
+@pytest.mark.parametrize(("step", "r1"), [(0, 1.0), (1, 0.0), (2, 1.0)])
+def test_the_discriminator_pays_for_its_penalties_by_their_weights(step: int, r1: float) -> None:
+    objective = objective_of(section("causal", {**ADVERSARIAL, "adversarial_start": 0})).train()
+    loss, m = objective.loss(batch_of("causal", step), "discriminator")
+    wanted = m["adversarial"] + 0.01 * m["lecam"] + r1 * m.get("r1", torch.zeros(()))
+    torch.testing.assert_close(loss.detach(), wanted)
+    assert ("r1" in m) == bool(r1)
+
+
 def test_validation_leaves_the_discriminator_out() -> None:
     objective = objective_of(section("causal", {**ADVERSARIAL, "adversarial_start": 0})).eval()
     loss, m = objective.loss(batch_of("causal", step=5), "model")
@@ -230,10 +261,34 @@ def test_combined_joins_what_is_measured() -> None:
     assert m["combined"].item() == pytest.approx(wanted)
 
 
-def balls(number: int) -> torch.Tensor:
+@pytest.mark.parametrize(
+    ("psnr", "share"), [((-5.0,), 0.0), ((20.0,), 0.0), ((50.0, 40.0), 1.0), ((10.0, 30.0), 0.25)]
+)
+def test_combined_clamps_the_psnr_of_each_crop(psnr: tuple[float, ...], share: float) -> None:
+    found = torch.tensor(psnr)
+    assert combined(found, {}).item() == pytest.approx(share)
+    others = {"ssim": torch.tensor(0.25), "perceptual": torch.tensor(0.125)}
+    assert combined(found, others).item() == pytest.approx(share + 0.75 - 0.125)
+
+
+def test_what_weights_are_chosen_by_does_not_depend_on_how_crops_are_batched() -> None:
+    objective = objective_of(section("causal", {})).eval()
+    batch = batch_of("causal")
+    batch["volume"] = batch["volume"] * torch.tensor([1.0, 0.05]).view(2, 1, 1, 1, 1)
+    single = [
+        objective.validate({**batch, "volume": batch["volume"][i : i + 1], "item_seed": seed})
+        for i, seed in enumerate(batch["item_seed"].split(1))
+    ]
+    together = objective.validate(batch)
+    for name in ("psnr_db", "combined", "l1"):
+        mean = sum(one[name].item() for one in single) / 2
+        assert together[name].item() == pytest.approx(mean, rel=1e-5)
+
+
+def balls(number: int, shape: tuple[int, int, int]) -> torch.Tensor:
     """Return crops with a ball of drawn place and size, soft tissue in air with a soft edge."""
     generator = torch.Generator().manual_seed(0)
-    axes = [torch.arange(n, dtype=torch.float32) for n in (9, 16, 16)]
+    axes = [torch.arange(n, dtype=torch.float32) for n in shape]
     places = torch.stack(torch.meshgrid(*axes, indexing="ij"))
     centers = torch.rand(number, 3, 1, 1, 1, generator=generator) * 4 - 2
     middle = torch.tensor([4.0, 8.0, 8.0]).view(3, 1, 1, 1)
@@ -242,15 +297,16 @@ def balls(number: int) -> torch.Tensor:
     return (torch.sigmoid(radius - distance) - 0.95).unsqueeze(1)
 
 
-def test_an_fsq_tokenizer_learns_phantoms() -> None:
+@pytest.mark.parametrize(("kind", "steps"), [("causal", 150), ("maisi", 50)])
+def test_an_fsq_tokenizer_learns_phantoms(kind: str, steps: int) -> None:
     torch.manual_seed(0)
-    model = CAUSAL.model_dump() | {"quantizer": FSQSpec(levels=(8, 8, 8)).model_dump()}
-    spec = section("causal", {"l1": 0.0, "l2": 20.0}, model=model, crop=(9, 16, 16))
-    objective = objective_of(spec)
-    volumes = balls(8)
+    model, crop = MODELS[kind]
+    model = model.model_dump() | {"quantizer": FSQSpec(levels=(8, 8, 8)).model_dump()}
+    objective = objective_of(section(kind, {"l1": 0.0, "l2": 20.0}, model=model))
+    volumes = balls(8, crop)
     optimizer = torch.optim.AdamW(objective.parameters_of("model"), lr=5e-3, weight_decay=0)
     first = None
-    for step in range(150):
+    for step in range(steps):
         seeds = torch.arange(8)
         batch = {"volume": volumes, "step": torch.tensor(step), "item_seed": seeds}
         loss, metrics = objective.loss(batch, "model")
