@@ -90,6 +90,8 @@ def test_a_relative_bias_needs_a_window() -> None:
         ({"num_res_blocks": (1,)}, "num_res_blocks needs one entry per level.*4 levels, 1 entries"),
         ({"attention_levels": (True,)}, "attention_levels needs one entry per level"),
         ({"norm_groups": 64}, r"num_channels \(32\) must be a multiple of norm_groups \(64\)"),
+        # As many as the quantizer has levels, and nothing else.
+        ({"latent_channels": 64}, "latent_channels\n.*Extra inputs are not permitted"),
     ],
 )
 def test_a_maisi_model_that_cannot_be_built_is_refused(

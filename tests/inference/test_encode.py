@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ct3dlib.cohort.store import stored_volumes
+from ct3dlib.cohort.store import read_status, stored_volumes, write_node, write_table
 from ct3dlib.cohort.verify import verify_table
 from ct3dlib.config import CausalTokenizerSpec, SlidingWindowSpec, TokensSpec
 from ct3dlib.errors import CheckpointError, StoreError
@@ -68,6 +68,50 @@ def test_a_second_run_keeps_what_is_there(volumes, tokenizer, tmp_path):
     encode_shard(volumes, tokenizer, SPEC, code="1", status=status)
     assert status.read_bytes() == before
     assert [p.stat().st_mtime_ns for p in files] == times
+
+
+def test_tokens_are_made_anew_when_what_they_depend_on_changes(volumes, tokenizer, tmp_path):
+    status = tmp_path / "tokens/valid/0000.parquet"
+    first = encode_shard(volumes, tokenizer, SPEC, code="1", status=status)
+    seen = set(first["node"][:2])
+    for changed in (
+        {"tokenizer": replace(tokenizer, sha256="b" * 64)},
+        {"spec": SPEC.model_copy(update={"windows_per_batch": 2})},
+        {"code": "2"},
+    ):
+        given = {"tokenizer": tokenizer, "spec": SPEC, "code": "1", **changed}
+        nodes = encode_shard(volumes, status=status, **given)["node"][:2]
+        assert not seen & set(nodes)
+        seen |= set(nodes)
+    # A volume of other values is another source; its neighbour keeps its tokens.
+    table = read_status(volumes)
+    changed, volume = table["volume"] == "b", stored_volumes([volumes])[1]
+    attributes = {"ct3d": volume.array.attributes["ct3d"]}
+    store = volumes.with_suffix(".zarr")
+    sha256 = write_node(store, "b@1", volume.read() // 2, attributes=attributes)
+    table.loc[changed, ["node", "sha256"]] = "b@1", sha256
+    write_table(table, volumes)
+    again = encode_shard(volumes, tokenizer, SPEC, code="1", status=status)
+    assert (again["node"] == first["node"]).tolist() == [True, False, True]
+
+
+def test_tokens_do_not_depend_on_shards_or_their_order(volumes, tokenizer, tmp_path):
+    """Byte by byte: one shard of both volumes, one of each, and both the other way round."""
+    table, wanted = read_status(volumes), None
+    for name, parts in {"one": [[0, 1]], "two": [[0], [1]], "turned": [[1, 0]]}.items():
+        files = {}
+        for shard, rows in enumerate(parts):
+            source = volumes.with_name(f"{name}-{shard}.parquet")
+            write_table(table.iloc[rows], source)
+            source.with_suffix(".zarr").symlink_to(volumes.with_suffix(".zarr"))
+            status = tmp_path / f"tokens/{name}/{shard:04}.parquet"
+            encode_shard(source, tokenizer, SPEC, code="1", status=status)
+            store = status.with_suffix(".zarr")
+            nodes = (path for path in store.glob("*@*/**/*") if path.is_file())
+            files |= {str(path.relative_to(store)): path.read_bytes() for path in nodes}
+        assert files
+        wanted = wanted or files
+        assert files == wanted
 
 
 def test_tokens_are_not_made_of_a_damaged_volume(volumes, tokenizer, tmp_path):

@@ -180,6 +180,23 @@ def test_constant_latents_decode_without_seams(mode):
     assert (decode_sliding(model, codes, spec=spec) - direct).abs().max() < 1e-6
 
 
+@pytest.mark.parametrize(("mode", "gate_db"), [("gaussian", 45), ("hann", 45), ("constant", 30)])
+def test_windows_decode_nearly_what_the_whole_does(mode, gate_db):
+    """A model whose decoder looks at neighbours, which its windows do not have at their ends."""
+    model = fsq_model()
+    model.decoder = torch.nn.Sequential(torch.nn.Conv3d(3, 3, 3, padding=1), model.decoder)
+    codes = model.tokens(4 * smooth_volume(24, 32, 40).expand(1, 3, -1, -1, -1)).codes
+    spec = SlidingWindowSpec(roi_size=(32, 32, 32), overlap=0.5, sw_batch_size=4, mode=mode)
+    with torch.no_grad():
+        direct = model.decode(codes)
+    error = (decode_sliding(model, codes, spec=spec) - direct).square().mean()
+    width = direct.max() - direct.min()
+    assert 20 * width.log10() - 10 * error.log10() >= gate_db
+    # An overlap that reaches past what a window cannot know leaves no error in its middle.
+    alone = model.decode(codes[..., :16, :16, :16])[..., 2:-2, 2:-2, 2:-2]
+    torch.testing.assert_close(alone, direct[..., 2:30, 2:30, 2:30])
+
+
 def test_every_batch_has_the_same_size_and_none_changes_the_result():
     model, volume = fsq_model(), smooth_volume(16, 24, 20)
     found = {}

@@ -3,6 +3,7 @@ import math
 
 import pytest
 import torch
+import vector_quantize_pytorch
 
 from ct3dlib.losses.entropy import (
     batch_entropy,
@@ -32,6 +33,21 @@ def test_entropies_equal_those_of_the_full_softmax(sharpness: float):
     assert batch_entropy(code_probabilities(latents, sharpness=sharpness)).item() == pytest.approx(
         of_mean.item(), abs=1e-4
     )
+
+
+def test_terms_are_those_of_the_published_method():
+    latents = 0.02 * torch.randn(2, 10, 4, 5, 6, generator=torch.Generator().manual_seed(0))
+    peer = vector_quantize_pytorch.LFQ(dim=10, codebook_size=1024, commitment_loss_weight=1.0)
+    codes = torch.where(latents > 0, 1.0, -1.0)
+    _, terms = peer.train()(latents, inv_temperature=100.0, return_loss_breakdown=True)
+    # Theirs lifts probabilities off 0, which costs the digits after the third.
+    assert sample_entropy(latents, sharpness=100.0).item() == pytest.approx(
+        terms.per_sample_entropy.item(), rel=1e-3
+    )
+    assert batch_entropy(code_probabilities(latents, sharpness=100.0)).item() == pytest.approx(
+        terms.batch_entropy.item(), rel=1e-3
+    )
+    assert commitment(latents, codes).item() == pytest.approx(terms.commitment.item(), rel=1e-5)
 
 
 def test_code_probabilities_are_in_the_order_of_indices():

@@ -11,8 +11,9 @@ from ct3dlib.models import build_model
 from ct3dlib.models.maisi import MaisiTokenizer, swap_norms_
 
 MILLIONS = {
-    "MedMNIST": ((32, 64, 128, 256), (False, False, False, True), 12.3),
-    "BraTS": ((32, 64, 128, 256, 512), (False, False, True, True, True), 49.6),
+    "MedMNIST": ((32, 64, 128, 256), (False, False, False, True), 1, 12.3),
+    "BraTS": ((32, 64, 128, 256, 512), (False, False, True, True, True), 1, 49.6),
+    "BraTS base": ((128, 256, 512, 512), (False, False, False, True), 2, 157.6),
 }
 
 
@@ -100,9 +101,9 @@ def test_no_norm_of_monai_is_left():
 
 @pytest.mark.parametrize("name", MILLIONS)
 def test_known_widths_have_the_known_number_of_parameters(name: str):
-    channels, attention, millions = MILLIONS[name]
+    channels, attention, blocks, millions = MILLIONS[name]
     spec = MaisiTokenizerSpec(
-        num_channels=channels, num_res_blocks=(1,) * len(channels), attention_levels=attention
+        num_channels=channels, num_res_blocks=(blocks,) * len(channels), attention_levels=attention
     )
     with torch.device("meta"):
         model = build_model(spec)
@@ -151,10 +152,20 @@ def test_shapes_that_do_not_fill_latents_are_refused(shape: tuple[int, int, int]
 
 
 @pytest.mark.parametrize(
-    ("num_splits", "shape"), [(2, (16, 16, 16)), (2, (20, 16, 18)), (3, (24, 24, 24))], ids=str
+    ("levels", "num_splits", "shape"),
+    [
+        (2, 2, (16, 16, 16)),
+        (2, 2, (20, 16, 18)),
+        (2, 3, (24, 24, 24)),
+        (3, 2, (32, 32, 32)),
+    ],
+    ids=str,
 )
-def test_convolutions_in_parts_give_the_same(num_splits: int, shape: tuple[int, int, int]):
-    model, parts = tiny(), tiny(num_splits=num_splits)
+@torch.no_grad()
+def test_convolutions_in_parts_give_the_same(
+    levels: int, num_splits: int, shape: tuple[int, int, int]
+):
+    model, parts = tiny(levels=levels), tiny(levels=levels, num_splits=num_splits)
     volumes = torch.rand(1, 1, *shape)
     latents = model.encode(volumes)
     assert torch.allclose(parts.encode(volumes), latents, atol=1e-4)
@@ -169,6 +180,13 @@ def test_a_crop_of_64_is_too_small_for_16_parts():
         match=r"volumes have \(64, 64, 64\) voxels; num_splits 16 needs at least "
         r"\(512, 512, 512\) and D a multiple of 128: take larger crops or num_splits 1",
     ):
+        model(torch.zeros(1, 1, 64, 64, 64))
+
+
+def test_five_levels_in_two_parts_refuse_a_crop_of_64():
+    model = tiny(levels=5, num_splits=2)
+    # MONAI's own would give half of the latents along D without a word.
+    with pytest.raises(ValueError, match=r"num_splits 2 needs at least \(128, 128, 128\) and D"):
         model(torch.zeros(1, 1, 64, 64, 64))
 
 

@@ -68,7 +68,7 @@ def test_channel_0_is_the_least_significant_digit():
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize(("levels", "size"), PUBLISHED.items())
+@pytest.mark.parametrize(("levels", "size"), [*PUBLISHED.items(), ((2, 2, 2), 8)])
 def test_every_index_has_a_code_of_its_own(levels: tuple[int, ...], size: int, variant: str):
     quantizer = build_quantizer(FSQSpec(levels=levels, variant=variant))
     indices = torch.arange(size).view(1, -1, 1, 1)
@@ -144,11 +144,20 @@ def test_codes_are_points_of_the_lattice_and_keep_their_ids(levels: tuple[int, .
     assert torch.equal(quantizer.indices_to_codes(quantized.indices), quantized.codes)
 
 
-def test_quantizing_codes_again_would_lose_half_of_the_codebook():
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    ("levels", "survive", "changed"),
+    [((8, 8, 8), 216, 448), ((8, 8, 8, 6, 5), 4320, 14_080), ((2, 2, 2), 1, 7)],
+)
+def test_quantizing_codes_again_would_lose_most_of_the_codebook(
+    levels: tuple[int, ...], survive: int, changed: int, variant: str
+):
     # Why codes have a way to indices of their own: the bound moves what is bounded already.
-    quantizer = fsq((8, 8, 8), "prod9")
-    codes = quantizer.indices_to_codes(torch.arange(512).view(1, -1, 1, 1))
-    assert len(quantizer(codes).indices.unique()) == 216
+    quantizer = fsq(levels, variant)
+    indices = torch.arange(quantizer.codebook_size).view(1, -1, 1, 1)
+    again = quantizer(quantizer.indices_to_codes(indices)).indices
+    assert len(again.unique()) == survive
+    assert int((again != indices).sum()) == changed
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -1,5 +1,6 @@
 import pytest
 import torch
+import vector_quantize_pytorch
 
 from ct3dlib.config import LFQSpec
 from ct3dlib.quantizers import LFQ, build_quantizer
@@ -13,6 +14,17 @@ def test_channel_0_is_the_most_significant_bit():
     assert index_of([0.1] + [-0.1] * 17) == 131072
     assert index_of([-0.1] * 17 + [0.1]) == 1
     assert index_of([5.0, -1e-9, 1e-9]) == 0b101
+
+
+@pytest.mark.parametrize("bits", [1, 10, 18])
+def test_ids_and_codes_are_those_of_the_published_method(bits: int):
+    latents = torch.randn(2, bits, 10, 20, 30, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        peer = vector_quantize_pytorch.LFQ(dim=bits, codebook_size=2**bits).eval()
+        codes, indices, _ = peer(latents)
+    ours = LFQ(LFQSpec(bits=bits))(latents)
+    assert torch.equal(ours.indices, indices.long())
+    assert torch.equal(ours.codes, codes)
 
 
 def test_zero_is_minus_one():

@@ -105,6 +105,17 @@ def test_a_turn_moves_its_own_parameters_alone():
             assert parameter.grad is None
 
 
+def test_the_logged_norm_is_of_the_turns_own_gradient():
+    torch.manual_seed(0)
+    objective = Adversarial()
+    engine = TorchEngine(objective, spec_of(max_grad_norm=1e-3), CPU)
+    for turn in objective.turns:
+        loss, _ = objective.loss(_batch(), turn)
+        own = list(objective.get_submodule(turn).parameters())
+        wanted = nn.utils.get_total_norm(torch.autograd.grad(loss, own))
+        assert engine.update([_batch()], turn, 0)["grad_norm"] == pytest.approx(wanted.item())
+
+
 def test_metrics_are_means_over_the_terms_of_all_micro_batches():
     objective = Scaled(1.0)
     engine = TorchEngine(objective, spec_of(), CPU)

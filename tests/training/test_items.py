@@ -147,19 +147,20 @@ def test_patches_side_by_side_hold_every_voxel_once(volumes):
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_an_epoch_holds_every_patch_once(volumes, monkeypatch, workers, ranks):
+def test_every_epoch_holds_every_patch_once(volumes, monkeypatch, workers, ranks):
     items = _grid(volumes, (4, 4, 5), (2, 4, 4))  # 2 3 3 and 2 2 2 patches: 26 = 13 x 2
     monkeypatch.setattr(loader, "world_size", lambda: ranks)
-    spec = spec_of(steps=13, batch_size=2, micro_batch_size=1, num_workers=workers)
-    found = []
+    spec = spec_of(steps=26, batch_size=2, micro_batch_size=1, num_workers=workers)
+    epochs = [], []
     for rank in range(ranks):
         monkeypatch.setattr(loader, "rank", lambda rank=rank: rank)
-        for micro_batches in loader.batches(items, spec, first_step=0):
+        for step, micro_batches in enumerate(loader.batches(items, spec, first_step=0)):
             for batch in micro_batches:
                 rows = zip(batch["volume_index"].tolist(), batch["start"].tolist(), strict=True)
-                found += [(which, *start) for which, start in rows]
+                epochs[step // 13].extend((which, *start) for which, start in rows)
     wanted = [(which, *start) for which, start in map(items.place, range(len(items)))]
-    assert sorted(found) == sorted(wanted)
+    assert sorted(epochs[0]) == sorted(epochs[1]) == sorted(wanted)
+    assert epochs[0] != epochs[1]
     assert len(set(wanted)) == 26
 
 

@@ -1,5 +1,6 @@
 import json
 import logging
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -14,7 +15,7 @@ from torch import Tensor
 from ct3dlib.errors import TrainingError
 from ct3dlib.training.loop import train
 from ct3dlib.training.objective import Batch, Metrics
-from ct3dlib.training.schedule import ema_decay
+from ct3dlib.training.schedule import ema_decay, learning_rate
 from tests.contracts.objective_cases import CASES, Adversarial, Regression, Vectors, spec_of
 from tests.ranks import run_ranks
 from tests.training.rank_runs import SHARDED
@@ -69,6 +70,18 @@ def test_turns_name_their_metrics(tmp_path):
     assert {"train/generator/l1", "train/discriminator/margin", "train/discriminator/lr"} < set(
         line
     )
+
+
+def test_turns_share_the_step_and_its_rate_and_log_their_own_gradients(tmp_path):
+    spec = spec_of(steps=4, warmup_steps=2)
+    train(_make(Adversarial), Vectors(), spec, run_dir=tmp_path)
+    lines = _lines(tmp_path)
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    for step, line in enumerate(lines):
+        rates = [line[f"train/{turn}/lr"] for turn in Adversarial.turns]
+        assert rates == pytest.approx([learning_rate(spec, step)] * 2)
+        norms = {line[f"train/{turn}/grad_norm"] for turn in Adversarial.turns}
+        assert len(norms) == 2
 
 
 def test_the_best_weights_come_back(tmp_path):
@@ -245,6 +258,39 @@ def test_sigterm_saves_between_steps_and_exits_with_143(tmp_path, repository):
     train(_make(), Vectors(), spec_of(steps=1000, stop_at=last + 1), run_dir=tmp_path)
     assert [line["step"] for line in _lines(tmp_path)] == list(range(1, last + 2))
     assert signal.getsignal(signal.SIGTERM) is handler
+
+
+class Killed(Regression):
+    """Its process is killed in the middle of a step."""
+
+    def loss(self, batch: Batch, turn: str) -> tuple[Tensor, Metrics]:
+        if batch["step"] == 4:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().loss(batch, turn)
+
+
+@pytest.mark.filterwarnings("ignore:.*is multi-threaded.*fork:DeprecationWarning")
+def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path):
+    spec = spec_of(steps=6, save_every=3, ema=0.9)
+    process = multiprocessing.get_context("fork").Process(
+        target=train, args=(_make(Killed), Vectors(), spec), kwargs={"run_dir": tmp_path / "killed"}
+    )
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    assert [line["step"] for line in _lines(tmp_path / "killed")] == [1, 2, 3, 4]
+    found = {}
+    for name in ("killed", "whole"):
+        objective = _make()
+        train(objective, Vectors(), spec, run_dir=tmp_path / name)
+        found[name] = objective.state_dict()
+    torch.testing.assert_close(found["killed"], found["whole"], rtol=0, atol=0)
+    timed = {"train/samples_per_s", "train/data_wait"}
+    killed, whole = (
+        [{k: v for k, v in line.items() if k not in timed} for line in _lines(tmp_path / name)]
+        for name in ("killed", "whole")
+    )
+    assert killed == whole
 
 
 def test_sharded_ranks_equal_one_process(tmp_path, caplog):
