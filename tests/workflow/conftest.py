@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -120,15 +120,19 @@ def snakemake(repository: Path, miniature: Path, environment: dict[str, str]) ->
     """Return a function that runs Snakemake on a preset in a folder."""
 
     def run(
-        *arguments: str, directory: Path, preset: Path = miniature, **variables: str
+        *arguments: str,
+        directory: Path,
+        preset: Path | Sequence[Path] = miniature,
+        **variables: str,
     ) -> subprocess.CompletedProcess[str]:
+        presets = [preset] if isinstance(preset, Path) else preset
         command = [
             "snakemake",
             *arguments,
             "--directory",
             str(directory),
             "--configfile",
-            str(preset),
+            *map(str, presets),
         ]
         return subprocess.run(
             command,
