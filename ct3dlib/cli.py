@@ -85,7 +85,7 @@ def verify(
         Path | None, typer.Option(help="tokenizer in use: tokens of another one are stale")
     ] = None,
 ) -> None:
-    """Read every stored array again and hold it against its status table.
+    """Read every stored array and reconstructed file again and hold it against its status table.
 
     Damage is mended by deleting the status table and running the pipeline again.
     """

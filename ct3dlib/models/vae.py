@@ -194,6 +194,13 @@ class KLAutoencoder(VolumeAutoencoder):
         """Return the decoded volumes of latents."""
         return self._from_items(self.decoder(self._to_items(codes)), codes.shape[2])
 
+    def grid(self, shape: Sequence[int]) -> Shape:
+        """Return the latents along (d, h, w) that hold volumes of a shape (D, H, W)."""
+        depth, height, width = (
+            -(-size // step) for size, step in zip(shape, self.downsampling, strict=True)
+        )
+        return depth, height, width
+
     @torch.no_grad()
     def sample_prior(
         self, num: int, grid: Shape, *, generator: torch.Generator

@@ -24,6 +24,7 @@ from ct3dlib.models import build_autoencoder
 from ct3dlib.models.autoencoder import Reconstruction
 from ct3dlib.models.discriminator import PatchDiscriminator
 from ct3dlib.models.perceptual import PerceptualNetwork
+from ct3dlib.models.vae import KLAutoencoder
 from ct3dlib.objectives.entropy import entropy_terms
 from ct3dlib.objectives.voxel_terms import voxel_terms
 from ct3dlib.training.augment import augment
@@ -124,7 +125,10 @@ class TokenizerObjective(Objective):
 
     @torch.no_grad()
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
-        """Return slices of the first crop: original, reconstruction, difference + 0.5."""
+        """Return slices of the first crop: original, reconstruction, difference + 0.5.
+
+        Of a variational model also the middle slice of a crop drawn from the prior.
+        """
         volumes = batch["volume"][:1]
         original, reconstructed = (
             self._unit(v)[0].movedim(0, 1) for v in (volumes, self.model(volumes).volumes)
@@ -132,7 +136,16 @@ class TokenizerObjective(Objective):
         difference = (reconstructed - original + 1) / 2
         movie = torch.cat((original, reconstructed, difference), dim=3)
         found = {"reconstruction": movie[len(movie) // 2]}
-        return {**found, "reconstruction_movie": movie} if len(movie) > 1 else found
+        if len(movie) > 1:
+            found["reconstruction_movie"] = movie
+        if isinstance(self.model, KLAutoencoder):
+            drawn = self.model.sample_prior(
+                1,
+                self.model.grid(volumes.shape[2:]),
+                generator=torch.Generator().manual_seed(self.spec.seed),
+            )
+            found["prior"] = self._unit(drawn)[0, :, drawn.shape[2] // 2]
+        return found
 
     def _listens(self, step: int) -> bool:
         """Return whether the discriminator is listened to at a step."""
@@ -140,12 +153,11 @@ class TokenizerObjective(Objective):
 
     def _reconstruct(self, batch: Batch, turn: str) -> Reconstruction:
         """Return a pass of the model; what it draws in training belongs to the item."""
-        volumes, spec = batch["volume"], self.spec.model
-        if not (self.training and isinstance(spec, KLAutoencoderSpec)):
-            return self.model(volumes)
-        sizes = zip(volumes.shape[2:], spec.downsampling, strict=True)
-        shape = (spec.latent_channels, *(size // step for size, step in sizes))
-        return self.model(volumes, normal(batch["item_seed"], shape, _LATENTS[turn]))
+        volumes, model = batch["volume"], self.model
+        if not (self.training and isinstance(model, KLAutoencoder)):
+            return model(volumes)
+        shape = (model.spec.latent_channels, *model.grid(volumes.shape[2:]))
+        return model(volumes, normal(batch["item_seed"], shape, _LATENTS[turn]))
 
     def _judge(self, batch: Batch) -> tuple[Tensor, Metrics]:
         """Return the discriminator's loss on real crops and their reconstructions."""

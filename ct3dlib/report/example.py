@@ -11,6 +11,7 @@ from ct3dlib.inference.reconstruct import reconstruct
 from ct3dlib.models.vae import KLAutoencoder
 from ct3dlib.report.movie import comparison_frames, write_movie
 from ct3dlib.report.pictures import above, beside, difference, planes, png
+from ct3dlib.scan.axes import from_model, swapped
 
 
 def draw_example(
@@ -34,7 +35,7 @@ def draw_example(
     pictures = [planes(array, volume.spacing, window=window) for array in (original, out)]
     rows = [beside([*pictures, difference(original, out, volume.spacing)])]
     if isinstance(tokenizer.model, KLAutoencoder):
-        drawn = _drawn(tokenizer, tokenizer.model, shape=volume.shape)
+        drawn = draw_prior(tokenizer, tokenizer.model, shape=volume.shape)
         rows.append(planes(drawn, volume.spacing, window=tokenizer.recipe.range))
     (folder / "picture.png").write_bytes(png(above(rows)))
     frames = comparison_frames(original, out, window)
@@ -42,12 +43,12 @@ def draw_example(
     write_movie(folder / "movie.mp4", frames)
 
 
-def _drawn(
+def draw_prior(
     tokenizer: Tokenizer, model: KLAutoencoder, *, shape: tuple[int, int, int]
 ) -> np.ndarray:
     """Return a volume decoded from latents of the prior, in the range of the model."""
-    sides = zip(shape, model.padding(shape), model.downsampling, strict=True)
-    depth, height, width = ((n + pad) // step for n, pad, step in sides)
-    device = next(model.parameters()).device
-    generator = torch.Generator(device).manual_seed(0)
-    return model.sample_prior(1, (depth, height, width), generator=generator)[0, 0].cpu().numpy()
+    axes = tokenizer.recipe.axes
+    grid = model.grid(swapped(shape, axes))
+    generator = torch.Generator().manual_seed(0)
+    drawn = model.sample_prior(1, grid, generator=generator)[0, 0].cpu().numpy()
+    return from_model(drawn, axes)

@@ -261,6 +261,17 @@ def test_combined_joins_what_is_measured() -> None:
     assert m["combined"].item() == pytest.approx(wanted)
 
 
+@pytest.mark.parametrize("kind", ["vae", "vae2d"])
+def test_a_variational_models_prior_is_among_the_pictures(kind: str) -> None:
+    objective = objective_of(section(kind, {})).eval()
+    batch = batch_of(kind)
+    found = objective.pictures(batch)["prior"]
+    assert found.shape == (1, *batch["volume"].shape[3:])
+    assert 0 <= found.min() < found.max() <= 1
+    torch.testing.assert_close(found, objective.pictures(batch)["prior"])
+    assert "prior" not in objective_of(section("causal", {})).eval().pictures(batch_of("causal"))
+
+
 @pytest.mark.parametrize(
     ("psnr", "share"), [((-5.0,), 0.0), ((20.0,), 0.0), ((50.0, 40.0), 1.0), ((10.0, 30.0), 0.25)]
 )
