@@ -50,6 +50,7 @@ from ct3dlib.config.transformer import (
     MaskGITNetworkSpec,
     MaskGITSpec,
     MaskSchedule,
+    SampleOrder,
     SamplesSpec,
     TransformerSpec,
 )
@@ -88,6 +89,7 @@ __all__ = [
     "RecipeSpec",
     "RegionsSpec",
     "ReportSpec",
+    "SampleOrder",
     "SamplesSpec",
     "Shape",
     "SliceFeaturesSpec",

@@ -14,7 +14,8 @@ from pydantic import (
 from ct3dlib.config.base import Fraction, Seed, Spec
 from ct3dlib.config.training import TrainSpec
 
-MaskSchedule = Literal["cosine", "arccos", "linear", "sqrt", "log2"]
+MaskSchedule = Literal["cosine", "arccos", "linear", "sqrt", "log2", "square"]
+SampleOrder = Literal["confidence", "random", "halton"]
 
 
 class BlocksSpec(Spec):
@@ -92,9 +93,18 @@ class SamplesSpec(Spec):
     num_samples: PositiveInt = 4
     steps: PositiveInt = Field(default=12, description="Forward passes of one sample.")
     schedule: MaskSchedule = "cosine"
-    temperature: PositiveFloat = 1.0
+    order: SampleOrder = Field(
+        default="confidence",
+        description="Which positions come first: the most certain, any, or spread over the grid.",
+    )
+    temperature: NonNegativeFloat = Field(
+        default=1.0, description="0: the likeliest index, always the same."
+    )
+    top_k: PositiveInt | None = Field(
+        default=None, description="Classes of a head that may be drawn; null: all."
+    )
     choice_temperature: NonNegativeFloat = Field(
-        default=4.5, description="Gumbel noise of the order."
+        default=4.5, description="Gumbel noise of the order by confidence."
     )
     guidance: NonNegativeFloat = Field(
         default=0.0, description="Weight of label guidance at the end."

@@ -7,6 +7,7 @@ Letters: B samples, D H W the token grid, N = D x H x W tokens, G groups of an i
 a group, L labels, S steps.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ct3dlib.config import MaskSchedule, SamplesSpec, Shape
+from ct3dlib.config import MaskSchedule, SampleOrder, SamplesSpec, Shape
+from ct3dlib.inference.halton import halton_order
 from ct3dlib.models.maskgit import MaskGIT, join_groups
 
 
@@ -80,6 +82,8 @@ def masked_share(
             return torch.sqrt(1 - progress)
         case "log2":
             return torch.log2(2 - progress)
+        case "square":
+            return 1 - progress**2
 
 
 def commit_counts(schedule: MaskSchedule, num_tokens: int, *, steps: int) -> list[int]:
@@ -110,8 +114,10 @@ def sample_indices(
 ) -> Int[Tensor, "B D H W"]:
     """Draw one grid of indices per entry of the prompt.
 
-    Every step draws an index at each masked position, group by group, and commits those of the
-    highest log-probability + choice_temperature x (1 - progress) x Gumbel noise.
+    Every step draws an index at each masked position, group by group, and commits some of them. In
+    the order `confidence` these have the highest log-probability + choice_temperature x (1 -
+    progress) x Gumbel noise; in the others they are those that an order of the sample's own has
+    next, whatever was drawn.
 
     Args:
         model: In evaluation mode; it runs on the device it is on.
@@ -130,12 +136,16 @@ def sample_indices(
     counts = _counts_per_sample(masked, spec).to(device)  # B S
     generators = [torch.Generator().manual_seed(seed) for seed in prompt.seeds]
     indices, masked = indices.to(device), masked.to(device)
+    priority = _priority(spec.order, grid, generators)
     for step in range(counts.shape[1]):
         noise = _noise(generators, (*grid, model.spec.num_groups + 1)).to(device)
         logits = _guided_logits(model, prompt, indices, masked=masked, weight=_weight(spec, step))
-        classes, confidence = _draw(logits / spec.temperature, noise[..., :-1])
-        gumbel = -torch.log(-torch.log(noise[..., -1]))
-        confidence += spec.choice_temperature * (1 - (step + 1) / spec.steps) * gumbel
+        classes, confidence = _draw(logits, noise[..., :-1], spec)
+        if priority is None:
+            gumbel = -torch.log(-torch.log(noise[..., -1]))
+            confidence += spec.choice_temperature * (1 - (step + 1) / spec.steps) * gumbel
+        else:
+            confidence = priority.to(device)
         committed = _most_confident(confidence, masked, counts[:, step])
         drawn = join_groups(classes, bits_per_group=model.spec.bits_per_group)
         indices = torch.where(committed, drawn, indices)
@@ -187,6 +197,32 @@ def _counts_per_sample(masked: Bool[Tensor, "B D H W"], spec: SamplesSpec) -> In
     return torch.tensor(padded, dtype=torch.int64).view(len(counts), num_steps)
 
 
+def _priority(
+    order: SampleOrder, grid: Shape, generators: Sequence[torch.Generator]
+) -> Float[Tensor, "B D H W"] | None:
+    """Return how early each position comes, high first; None where that is found out by drawing.
+
+    The order `halton` is moved by a drawn distance along each axis, round its ends.
+    """
+    num_tokens = math.prod(grid)
+    match order:
+        case "confidence":
+            return None
+        case "random":
+            ranks = [torch.randperm(num_tokens, generator=g).view(grid) for g in generators]
+        case "halton":
+            rank = torch.empty(num_tokens, dtype=torch.int64)
+            rank[halton_order(grid)] = torch.arange(num_tokens)
+            ranks = [_rolled(rank.view(grid), generator) for generator in generators]
+    return -torch.stack(ranks).float()
+
+
+def _rolled(rank: Int[Tensor, "D H W"], generator: torch.Generator) -> Int[Tensor, "D H W"]:
+    """Return a grid moved by a drawn number of tokens along each axis."""
+    shifts = [int(torch.randint(side, (), generator=generator)) for side in rank.shape]
+    return rank.roll(shifts, dims=(0, 1, 2))
+
+
 def _noise(
     generators: Sequence[torch.Generator], shape: tuple[int, ...]
 ) -> Float[Tensor, "B *shape"]:
@@ -233,10 +269,19 @@ def _guided_logits(
 
 
 def _draw(
-    logits: Float[Tensor, "B D H W G K"], noise: Float[Tensor, "B D H W G"]
+    logits: Float[Tensor, "B D H W G K"], noise: Float[Tensor, "B D H W G"], spec: SamplesSpec
 ) -> tuple[Int[Tensor, "B D H W G"], Float[Tensor, "B D H W"]]:
-    """Return a class per group, by inverting the distribution function, and its log-probability."""
-    log_probabilities = logits.log_softmax(-1)
+    """Return a class per group, by inverting the distribution function, and its log-probability.
+
+    At temperature 0 it is the likeliest, and the log-probability that at temperature 1.
+    """
+    if spec.temperature == 0:
+        likeliest = logits.log_softmax(-1).max(-1)
+        return likeliest.indices, likeliest.values.sum(-1)
+    if spec.top_k is not None and spec.top_k < logits.shape[-1]:
+        smallest = logits.topk(spec.top_k, dim=-1).values[..., -1:]
+        logits = logits.masked_fill(logits < smallest, -torch.inf)
+    log_probabilities = (logits / spec.temperature).log_softmax(-1)
     cumulative = log_probabilities.exp().cumsum(-1)
     # Scaled by the last value, which rounding leaves beside 1; the product may round up to it.
     at = noise.unsqueeze(-1) * cumulative[..., -1:]

@@ -6,6 +6,7 @@ import torch
 from scipy.stats import chisquare
 
 from ct3dlib.config import MaskGITNetworkSpec, SamplesSpec
+from ct3dlib.inference.halton import halton_order
 from ct3dlib.inference.sampler import (
     Known,
     Prompt,
@@ -14,9 +15,10 @@ from ct3dlib.inference.sampler import (
     sample_indices,
     sample_seeds,
 )
-from ct3dlib.models.maskgit import MaskGIT, split_groups
+from ct3dlib.models.maskgit import MaskGIT, join_groups, split_groups
 
-SCHEDULES = ["cosine", "arccos", "linear", "sqrt", "log2"]
+SCHEDULES = ["cosine", "arccos", "linear", "sqrt", "log2", "square"]
+ORDERS = ["confidence", "random", "halton"]
 SPEC = MaskGITNetworkSpec(
     hidden_size=12, num_layers=1, num_heads=2, dropout=0.0, bits_per_group=3, bits=6, num_labels=2
 )
@@ -62,6 +64,7 @@ GOLDEN_COUNTS = {
     "sqrt": [22, 23, 24, 25, 27, 29, 32, 35, 39, 47, 62, 147],
     "cosine": [5, 13, 21, 30, 37, 44, 51, 55, 61, 63, 66, 66],
     "arccos": [28, 27, 28, 28, 30, 30, 33, 34, 39, 45, 56, 134],
+    "square": [4, 11, 17, 25, 32, 39, 47, 53, 60, 68, 75, 81],
 }
 
 
@@ -102,6 +105,7 @@ def test_masked_share_half_way_by_hand():
             "linear": 0.5,
             "sqrt": math.sqrt(0.5),
             "log2": math.log2(1.5),
+            "square": 0.75,
         }
     )
 
@@ -111,12 +115,13 @@ def test_sample_seeds_depend_on_seed_and_number_alone():
     assert len(set(sample_seeds(7, 100)) | set(sample_seeds(8, 100))) == 200
 
 
+@pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_a_model_that_knows_the_target_gives_it(schedule):
+def test_a_model_that_knows_the_target_gives_it(schedule, order):
     torch.manual_seed(0)
     target = torch.randint(0, 64, GRID)
     model = Fixed(_certain(target))
-    spec = SamplesSpec(steps=7, schedule=schedule)
+    spec = SamplesSpec(steps=7, schedule=schedule, order=order)
     drawn = sample_indices(model, _prompt(2), grid=GRID, spec=spec)
     assert torch.equal(drawn, target.expand(2, *GRID))
     assert len(model.shown) == 7
@@ -172,6 +177,72 @@ def test_drawn_classes_follow_their_distribution():
     assert joint[expected == 0].sum() == 0
     possible = expected > 0
     assert chisquare(joint[possible].numpy(), expected[possible].numpy()).pvalue > 0.01
+
+
+@pytest.mark.parametrize("order", ["random", "halton"])
+def test_where_the_order_does_not_look_every_position_follows_its_distribution(order):
+    probabilities = torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=torch.float64)
+    logits = torch.full((1, 2, 5, 2, 8), -1e4)
+    logits[..., 0, :4] = probabilities.log().float()
+    logits[..., 1, 0] = 0
+    spec = SamplesSpec(steps=4, order=order)
+    drawn = sample_indices(Fixed(logits), _prompt(1000), grid=(1, 2, 5), spec=spec)
+    classes = split_groups(drawn.flatten(), num_groups=2, bits_per_group=3)[:, 0]
+    found = torch.bincount(classes, minlength=4).double().numpy()
+    assert chisquare(found, 10_000 * probabilities.numpy()).pvalue > 0.01
+
+
+@pytest.mark.parametrize("order", ["random", "halton"])
+def test_an_order_of_its_own_puts_a_sample_in_any_position_first(order):
+    model = Fixed(torch.zeros(1, 2, 3, 2, 8))
+    spec = SamplesSpec(steps=6, order=order)
+    sample_indices(model, _prompt(3000), grid=(1, 2, 3), spec=spec)
+    first = (model.shown[1] >= 0).flatten(1).sum(0)
+    assert first.sum() == 3000
+    assert chisquare(first.numpy()).pvalue > 0.01
+
+
+def test_the_halton_order_is_that_of_the_grid_moved_round_its_ends():
+    grid = (2, 3, 4)
+    model = Fixed(torch.zeros(*grid, 2, 8))
+    sample_indices(model, _prompt(4), grid=grid, spec=SamplesSpec(steps=24, order="halton"))
+    shown = torch.stack([*model.shown]).flatten(2) >= 0  # steps, samples, positions
+    order = halton_order(grid)
+    plain = torch.stack([order // 12, order // 4 % 3, order % 4], dim=1)
+    for sample in range(4):
+        found = shown[1:, sample].int() - shown[:-1, sample].int()
+        cells = found.argmax(1)  # of all steps but the last
+        places = torch.stack([cells // 12, cells // 4 % 3, cells % 4], dim=1)
+        shift = (places - plain[:-1]) % torch.tensor(grid)
+        assert torch.equal(shift, shift[:1].expand_as(shift))
+
+
+def test_only_the_likeliest_classes_are_drawn():
+    logits = torch.arange(8.0).expand(1, 1, 1, 2, 8) / 4
+    spec = SamplesSpec(steps=1, top_k=3)
+    drawn = sample_indices(Fixed(logits), _prompt(3000), grid=(1, 1, 1), spec=spec)
+    classes = split_groups(drawn.flatten(), num_groups=2, bits_per_group=3)[:, 0]
+    expected = 3000 * (torch.arange(5.0, 8.0) / 4).softmax(0).double().numpy()
+    found = torch.bincount(classes, minlength=8).double().numpy()
+    assert found[:5].sum() == 0
+    assert chisquare(found[5:], expected * found.sum() / expected.sum()).pvalue > 0.01
+
+
+def test_temperature_zero_takes_the_likeliest_of_the_most_certain():
+    model = _awake()
+    greedy = SamplesSpec(steps=6, temperature=0, choice_temperature=0.0)
+    drawn = sample_indices(model, _prompt(2), grid=GRID, spec=greedy)
+    assert torch.equal(drawn[0], drawn[1])
+    cold = SamplesSpec(steps=1, temperature=0)
+    absent = torch.zeros(1, dtype=torch.bool)
+    prompt = Prompt([0], torch.zeros(1, 2), absent)
+    nothing, hidden = (
+        torch.zeros(1, *GRID, dtype=torch.long),
+        torch.ones(1, *GRID, dtype=torch.bool),
+    )
+    logits = model(nothing, hidden, labels=prompt.labels, label_present=absent)
+    likeliest = join_groups(logits.argmax(-1), bits_per_group=3)
+    assert torch.equal(sample_indices(model, prompt, grid=GRID, spec=cold), likeliest)
 
 
 def test_temperature_sharpens_and_flattens():
