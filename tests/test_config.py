@@ -133,7 +133,6 @@ def test_empty_default_and_text_around_a_variable(base):
         ),
         ({"tokenizers": {"vae": {"steps": 0}}}, "steps: 0 trains nothing .* name its folder in"),
         ({"tokens": {"tokenizer": "vae"}}, "'vae' has no codebook, so it makes no tokens"),
-        ({"tokens": {"tokenizer": "fsq"}}, "'fsq' has 15360 codes; .* a power of two"),
         ({"latents": {"tokenizer": "kl"}}, "latents.tokenizer: no tokenizer 'kl'"),
         ({"features": {"recipe": "brain"}}, "features.recipe: no recipe 'brain'"),
         (

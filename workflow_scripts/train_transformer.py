@@ -28,8 +28,8 @@ def main(args: Namespace) -> None:
     tokenizer = load_tokenizer(args.tokenizer, torch.device("cpu"))
     check_tokens(items.first, tokenizer)
     network = MaskGITNetworkSpec(
-        **spec.model.model_dump(),
-        bits=tokenizer.quantizer.bits,
+        **spec.model.model_dump(exclude={"bits_per_group"}),
+        radices=spec.model.radices(tokenizer.model.spec.quantizer),
         num_labels=len(LABELS) if items.labelled else 0,
     )
     torch.set_num_threads(spec.threads)

@@ -215,18 +215,7 @@ class Config(Spec):
                 f"tokens.tokenizer: {self.tokens.tokenizer!r} has no codebook, so it makes no "
                 f"tokens; name one with a quantizer"
             )
-        size = model.quantizer.codebook_size
-        bits = (size - 1).bit_length()
-        if size != 2**bits:
-            raise ValueError(
-                f"tokens.tokenizer: {self.tokens.tokenizer!r} has {size} codes; the transformer "
-                f"reads a power of two"
-            )
-        if bits % self.transformer.model.bits_per_group:
-            raise ValueError(
-                f"transformer.model.bits_per_group ({self.transformer.model.bits_per_group}) must "
-                f"divide the tokenizer's {bits} bits"
-            )
+        self.transformer.model.radices(model.quantizer)
         return self
 
 

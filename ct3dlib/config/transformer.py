@@ -1,5 +1,6 @@
 """Sections of the token transformer and of what is drawn from it."""
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import (
@@ -12,10 +13,12 @@ from pydantic import (
 )
 
 from ct3dlib.config.base import Fraction, Seed, Spec
+from ct3dlib.config.quantizer import FSQSpec, LFQSpec, QuantizerSpec
 from ct3dlib.config.training import TrainSpec
 
 MaskSchedule = Literal["cosine", "arccos", "linear", "sqrt", "log2", "square"]
 SampleOrder = Literal["confidence", "random", "halton"]
+Radix = Annotated[int, Field(ge=2, le=2**16)]
 
 
 class BlocksSpec(Spec):
@@ -48,34 +51,45 @@ class BlocksSpec(Spec):
 
 
 class MaskGITSpec(BlocksSpec):
-    """Masked-token transformer with bit-group heads and 3D positions."""
+    """Masked-token transformer with a head for each digit of an index, and 3D positions."""
 
     name: Literal["maskgit"] = "maskgit"
     bits_per_group: Annotated[int, Field(ge=1, le=16)] = Field(
-        default=9, description="Bits of one head's 2^n classes."
+        default=9, description="LFQ: bits of a head's 2^n classes. FSQ has a head for each level."
     )
 
+    def radices(self, quantizer: QuantizerSpec) -> tuple[int, ...]:
+        """Return the classes of each head, the least significant digit of an index first.
 
-class MaskGITNetworkSpec(MaskGITSpec):
+        Raises:
+            ValueError: `bits_per_group` does not divide the bits of an index.
+        """
+        match quantizer:
+            case FSQSpec():
+                return quantizer.levels
+            case LFQSpec():
+                groups, left = divmod(quantizer.bits, self.bits_per_group)
+                if left:
+                    raise ValueError(
+                        f"bits_per_group ({self.bits_per_group}) must divide the tokenizer's "
+                        f"{quantizer.bits} bits"
+                    )
+                return (2**self.bits_per_group,) * groups
+
+
+class MaskGITNetworkSpec(BlocksSpec):
     """A token transformer with what it takes from its tokenizer and its catalog."""
 
-    bits: Annotated[int, Field(ge=1, le=62)] = Field(
-        description="Bits of an index of the tokenizer."
+    name: Literal["maskgit"] = "maskgit"
+    radices: tuple[Radix, ...] = Field(
+        min_length=1, description="Classes of each digit of an index, the least significant first."
     )
     num_labels: NonNegativeInt = Field(description="Length of the label vector; 0: unconditional.")
 
-    @model_validator(mode="after")
-    def _check_groups(self) -> "MaskGITNetworkSpec":
-        if self.bits % self.bits_per_group:
-            raise ValueError(
-                f"bits_per_group ({self.bits_per_group}) must divide the index's {self.bits} bits"
-            )
-        return self
-
     @property
-    def num_groups(self) -> int:
-        """Number of heads; group 0 holds the most significant bits."""
-        return self.bits // self.bits_per_group
+    def codebook_size(self) -> int:
+        """Number of indices."""
+        return math.prod(self.radices)
 
 
 class TransformerSpec(TrainSpec):

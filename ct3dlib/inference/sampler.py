@@ -3,8 +3,8 @@
 Chang et al., MaskGIT (arXiv:2202.04200, section 3.2): all masked positions are drawn in parallel,
 the most confident ones are kept, the rest is masked again.
 
-Letters: B samples, D H W the token grid, N = D x H x W tokens, G groups of an index, K classes of
-a group, L labels, S steps.
+Letters: B samples, D H W the token grid, N = D x H x W tokens, G digits of an index, K classes of
+the largest digit, L labels, S steps.
 """
 
 import math
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ct3dlib.config import MaskSchedule, SampleOrder, SamplesSpec, Shape
 from ct3dlib.inference.halton import halton_order
-from ct3dlib.models.maskgit import MaskGIT, join_groups
+from ct3dlib.models.maskgit import MaskGIT
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +48,7 @@ class Known:
     """Indices that a sample must keep: inpainting, or a grid that grows window by window.
 
     Args:
-        indices: B D H W, in [0, 2^bits) where `where` is True.
+        indices: B D H W, in the codebook where `where` is True.
         where: True at the positions to keep.
     """
 
@@ -138,7 +138,7 @@ def sample_indices(
     indices, masked = indices.to(device), masked.to(device)
     priority = _priority(spec.order, grid, generators)
     for step in range(counts.shape[1]):
-        noise = _noise(generators, (*grid, model.spec.num_groups + 1)).to(device)
+        noise = _noise(generators, (*grid, len(model.spec.radices) + 1)).to(device)
         logits = _guided_logits(model, prompt, indices, masked=masked, weight=_weight(spec, step))
         classes, confidence = _draw(logits, noise[..., :-1], spec)
         if priority is None:
@@ -147,7 +147,7 @@ def sample_indices(
         else:
             confidence = priority.to(device)
         committed = _most_confident(confidence, masked, counts[:, step])
-        drawn = join_groups(classes, bits_per_group=model.spec.bits_per_group)
+        drawn = model.digits.join(classes)
         indices = torch.where(committed, drawn, indices)
         masked = masked & ~committed
     return indices
@@ -178,10 +178,10 @@ def _start(
             f"{tuple(known.where.shape)}; samples and grid want {shape}"
         )
     kept = torch.where(known.where, known.indices, 0)
-    if kept.min() < 0 or kept.max() >= 2**model.spec.bits:
+    if kept.min() < 0 or kept.max() >= model.spec.codebook_size:
         raise ValueError(
             f"the known indices span {int(kept.min())} to {int(kept.max())}; the model's codebook "
-            f"ends at {2**model.spec.bits - 1}"
+            f"ends at {model.spec.codebook_size - 1}"
         )
     return kept, ~known.where
 
@@ -271,7 +271,7 @@ def _guided_logits(
 def _draw(
     logits: Float[Tensor, "B D H W G K"], noise: Float[Tensor, "B D H W G"], spec: SamplesSpec
 ) -> tuple[Int[Tensor, "B D H W G"], Float[Tensor, "B D H W"]]:
-    """Return a class per group, by inverting the distribution function, and its log-probability.
+    """Return a class per digit, by inverting the distribution function, and its log-probability.
 
     At temperature 0 it is the likeliest, and the log-probability that at temperature 1.
     """

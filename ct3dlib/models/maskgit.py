@@ -1,35 +1,55 @@
 """The token transformer: which index stands at each masked position of a grid of tokens?
 
-Chang et al., MaskGIT (arXiv:2202.04200), on 3D grids of any size. An index of many bits is split
-into groups, each with its own embedding and its own classes, so that the heads of an 18-bit
-codebook have 2 x 512 outputs and not 262,144 (Yu et al., arXiv:2310.05737, section 3.1).
+Chang et al., MaskGIT (arXiv:2202.04200), on 3D grids of any size. An index is split into digits,
+each with its own embedding and its own classes, so that the heads of an 18-bit codebook have
+2 x 512 outputs and not 262,144 (Yu et al., arXiv:2310.05737, section 3.1). The digits of an FSQ
+index are the levels of its channels.
 
-Letters: B items, D H W the token grid, N = D x H x W tokens, C hidden channels, G groups of an
-index, K classes of a group, L labels.
+Letters: B items, D H W the token grid, N = D x H x W tokens, C hidden channels, G digits of an
+index, K classes of the largest digit, L labels.
 """
 
+from collections.abc import Sequence
+
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor, nn
 
 from ct3dlib.config import MaskGITNetworkSpec
 from ct3dlib.nn.position import grid_positions, rotary_angles, sincos_3d
 from ct3dlib.nn.transformer import AdaLNZeroBlock
 
-
-def split_groups(
-    indices: Int[Tensor, "*shape"], *, num_groups: int, bits_per_group: int
-) -> Int[Tensor, "*shape G"]:
-    """Return the classes of each index's bit groups; group 0 holds the most significant bits."""
-    shifts = bits_per_group * torch.arange(num_groups - 1, -1, -1, device=indices.device)
-    return (indices.unsqueeze(-1) >> shifts) & (2**bits_per_group - 1)
+# Finite, so that differences of logits stay numbers, and far below any that a head makes.
+_IMPOSSIBLE = -1e4
 
 
-def join_groups(classes: Int[Tensor, "*shape G"], *, bits_per_group: int) -> Int[Tensor, "*shape"]:
-    """Return the indices whose bit groups are `classes`: the inverse of `split_groups`."""
-    num_groups = classes.shape[-1]
-    shifts = bits_per_group * torch.arange(num_groups - 1, -1, -1, device=classes.device)
-    return (classes << shifts).sum(-1)
+class Digits(nn.Module):
+    """Indices as digits of mixed radix, the least significant first.
+
+    Args:
+        radices: Classes of each digit; their product is the size of the codebook.
+    """
+
+    radices: Int64[Tensor, " G"]
+    weights: Int64[Tensor, " G"]
+    possible: Bool[Tensor, "G K"]
+
+    def __init__(self, radices: Sequence[int]) -> None:
+        super().__init__()
+        sizes = torch.tensor(radices)
+        weights = torch.cat((torch.ones(1, dtype=torch.int64), sizes.cumprod(0)[:-1]))
+        self.register_buffer("radices", sizes, persistent=False)
+        self.register_buffer("weights", weights, persistent=False)
+        possible = torch.arange(max(radices)) < sizes[:, None]
+        self.register_buffer("possible", possible, persistent=False)
+
+    def split(self, indices: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape G"]:
+        """Return the digits of each index."""
+        return indices.unsqueeze(-1) // self.weights % self.radices
+
+    def join(self, digits: Int[Tensor, "*shape G"]) -> Int[Tensor, "*shape"]:
+        """Return the indices of digits: the inverse of `split`."""
+        return (digits * self.weights).sum(-1)
 
 
 class MaskGIT(nn.Module):
@@ -42,17 +62,18 @@ class MaskGIT(nn.Module):
     def __init__(self, spec: MaskGITNetworkSpec) -> None:
         super().__init__()
         self.spec = spec
-        hidden, groups, classes = spec.hidden_size, spec.num_groups, 2**spec.bits_per_group
+        hidden, num_digits, classes = spec.hidden_size, len(spec.radices), max(spec.radices)
+        self.digits = Digits(spec.radices)
         # Tokens start with the unit variance that the sines and cosines have beside them.
-        self.group_embeddings = nn.Embedding(groups * classes, hidden)
-        nn.init.normal_(self.group_embeddings.weight, std=groups**-0.5)
+        self.digit_embeddings = nn.Embedding(num_digits * classes, hidden)
+        nn.init.normal_(self.digit_embeddings.weight, std=num_digits**-0.5)
         self.masked_embedding = nn.Parameter(torch.randn(hidden))
         self.label_embeddings = nn.Parameter(torch.randn(spec.num_labels, hidden))
         self.presence_embeddings = nn.Parameter(torch.randn(2, hidden))  # labels absent, present
         self.dropout = nn.Dropout(spec.dropout)
         self.blocks = nn.ModuleList(AdaLNZeroBlock(spec) for _ in range(spec.num_layers))
         self.norm = nn.LayerNorm(hidden, eps=1e-6)
-        self.heads = nn.Linear(hidden, groups * classes)
+        self.heads = nn.Linear(hidden, num_digits * classes)
 
     def forward(
         self,
@@ -62,10 +83,12 @@ class MaskGIT(nn.Module):
         labels: Float[Tensor, "B L"],
         label_present: Bool[Tensor, " B"],
     ) -> Float[Tensor, "B D H W G K"]:
-        """Return the logits of every group at every position.
+        """Return the logits of every digit at every position.
+
+        Classes that a digit does not have get logits of -10,000.
 
         Args:
-            indices: In [0, 2^bits); what stands at masked positions is ignored.
+            indices: In the codebook; what stands at masked positions is ignored.
             masked: True where the index is hidden.
             labels: Multi-hot, in [0, 1]; ignored where absent.
             label_present: Whether an item has labels.
@@ -80,8 +103,8 @@ class MaskGIT(nn.Module):
         tokens = self.dropout(tokens + sincos_3d(positions, self.spec.hidden_size))
         for block in self.blocks:
             tokens = block(tokens, condition=condition, angles=angles)
-        logits = self.heads(self.norm(tokens))
-        return logits.unflatten(-1, (self.spec.num_groups, -1)).unflatten(1, grid)
+        logits = self.heads(self.norm(tokens)).unflatten(-1, self.digits.possible.shape)
+        return logits.masked_fill(~self.digits.possible, _IMPOSSIBLE).unflatten(1, grid)
 
     def _condition(
         self, labels: Float[Tensor, "B L"], label_present: Bool[Tensor, " B"]
@@ -93,11 +116,8 @@ class MaskGIT(nn.Module):
     def _embed(
         self, indices: Int[Tensor, "B N"], masked: Bool[Tensor, "B N"]
     ) -> Float[Tensor, "B N C"]:
-        """Return the sum of the group embeddings of each index, or the masked embedding."""
-        classes = split_groups(
-            indices, num_groups=self.spec.num_groups, bits_per_group=self.spec.bits_per_group
-        )
-        first_row = torch.arange(self.spec.num_groups, device=indices.device)
-        first_row = first_row << self.spec.bits_per_group
-        visible = self.group_embeddings(classes + first_row).sum(-2)
+        """Return the sum of the digit embeddings of each index, or the masked embedding."""
+        num_digits, classes = self.digits.possible.shape
+        first_row = classes * torch.arange(num_digits, device=indices.device)
+        visible = self.digit_embeddings(self.digits.split(indices) + first_row).sum(-2)
         return torch.where(masked[..., None], self.masked_embedding, visible)

@@ -1,7 +1,7 @@
 """Training of the token transformer: fill in the masked indices.
 
-Letters: B items, D H W the token grid, N = D x H x W tokens, G groups of an index, K classes of a
-group, L labels.
+Letters: B items, D H W the token grid, N = D x H x W tokens, G digits of an index, K classes of the
+largest digit, L labels.
 """
 
 import math
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ct3dlib.config import MaskGITNetworkSpec, MaskSchedule, Shape, TransformerSpec
 from ct3dlib.inference.sampler import masked_share
 from ct3dlib.losses.masked import masked_cross_entropy
-from ct3dlib.models.maskgit import MaskGIT, split_groups
+from ct3dlib.models.maskgit import MaskGIT
 from ct3dlib.training.draws import uniform
 from ct3dlib.training.objective import Batch, Metrics, Objective, masked_mean
 
@@ -46,10 +46,10 @@ class MaskGITObjective(Objective):
         """Return the mean cross entropy of the masked indices, nats.
 
         Metrics are means over the same positions: `bits_per_index`, the cross entropy without
-        smoothing, and `accuracy_group_{g}`, how often group g's likeliest class is right.
+        smoothing, and `accuracy_digit_{g}`, how often digit g's likeliest class is right.
         """
         del turn
-        indices, network = batch["indices"], self.model.spec
+        indices = batch["indices"]
         _, d, h, w = indices.shape
         masked = draw_masked(batch["item_seed"], (d, h, w), self.spec.mask_schedule)
         logits = self.model(
@@ -58,13 +58,12 @@ class MaskGITObjective(Objective):
             labels=batch["labels"],
             label_present=self._label_present(batch["item_seed"], batch["label_present"]),
         )
-        classes = split_groups(
-            indices, num_groups=network.num_groups, bits_per_group=network.bits_per_group
-        )
+        classes, possible = self.model.digits.split(indices), self.model.digits.possible
         entropies = masked_cross_entropy(
-            logits, classes, masked, label_smoothing=self.spec.label_smoothing
+            logits, classes, masked, possible=possible, label_smoothing=self.spec.label_smoothing
         )
-        return masked_mean(entropies, masked), _metrics(logits.detach(), classes, masked)
+        metrics = _metrics(logits.detach(), classes, masked, possible=possible)
+        return masked_mean(entropies, masked), metrics
 
     def weight(self, batch: Batch, turn: str) -> Tensor:
         """Return the number of masked positions."""
@@ -97,11 +96,13 @@ def _metrics(
     logits: Float[Tensor, "B D H W G K"],
     classes: Int[Tensor, "B D H W G"],
     masked: Bool[Tensor, "B D H W"],
+    *,
+    possible: Bool[Tensor, "G K"],
 ) -> Metrics:
-    bits = masked_cross_entropy(logits, classes, masked) / math.log(2)
+    bits = masked_cross_entropy(logits, classes, masked, possible=possible) / math.log(2)
     right = (logits.argmax(-1) == classes).float()
     accuracies = {
-        f"accuracy_group_{group}": masked_mean(right[..., group], masked)
-        for group in range(right.shape[-1])
+        f"accuracy_digit_{digit}": masked_mean(right[..., digit], masked)
+        for digit in range(right.shape[-1])
     }
     return {"bits_per_index": masked_mean(bits, masked), **accuracies}

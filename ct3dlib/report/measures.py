@@ -10,7 +10,7 @@ from ct3dlib.report.curves import curves, read_metrics
 from ct3dlib.report.page import Block, Figure, Section, Table
 
 CURVES = {
-    "transformer": ["loss", "bits_per_index", "accuracy_group_0", "lr"],
+    "transformer": ["loss", "bits_per_index", "accuracy_digit_0", "lr"],
     "features": ["loss", "accuracy", "anatomy_accuracy", "lr"],
 }
 TOKENIZER_CURVES = ["loss", "psnr_db", "code_usage", "kl", "lr"]

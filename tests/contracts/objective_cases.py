@@ -226,10 +226,15 @@ def _vae() -> TokenizerObjective:
     return _tokenizer(model, loss=TokenizerLossSpec(kl=0.01))
 
 
+def _network(model: MaskGITSpec) -> MaskGITNetworkSpec:
+    fields = model.model_dump(exclude={"bits_per_group"})
+    return MaskGITNetworkSpec(**fields, radices=model.radices(LFQSpec(bits=6)), num_labels=1)
+
+
 def _maskgit() -> MaskGITObjective:
     model = MaskGITSpec(hidden_size=24, num_layers=1, num_heads=2, dropout=0.0, bits_per_group=3)
     spec = TransformerSpec(steps=1, batch_size=1, micro_batch_size=1, model=model)
-    return MaskGITObjective(spec, MaskGITNetworkSpec(**model.model_dump(), bits=6, num_labels=1))
+    return MaskGITObjective(spec, _network(model))
 
 
 def _slice_features() -> SliceFeaturesObjective:

@@ -15,13 +15,14 @@ from ct3dlib.inference.sampler import (
     sample_indices,
     sample_seeds,
 )
-from ct3dlib.models.maskgit import MaskGIT, join_groups, split_groups
+from ct3dlib.models.maskgit import Digits, MaskGIT
 
 SCHEDULES = ["cosine", "arccos", "linear", "sqrt", "log2", "square"]
 ORDERS = ["confidence", "random", "halton"]
 SPEC = MaskGITNetworkSpec(
-    hidden_size=12, num_layers=1, num_heads=2, dropout=0.0, bits_per_group=3, bits=6, num_labels=2
+    hidden_size=12, num_layers=1, num_heads=2, dropout=0.0, radices=(8, 8), num_labels=2
 )
+DIGITS = Digits((8, 8))
 GRID = (2, 3, 4)
 
 
@@ -46,7 +47,7 @@ def _prompt(num_samples: int, seed: int = 0) -> Prompt:
 
 
 def _certain(target: torch.Tensor) -> torch.Tensor:
-    classes = split_groups(target, num_groups=2, bits_per_group=3)
+    classes = DIGITS.split(target)
     return 100.0 * torch.nn.functional.one_hot(classes, 8).float()
 
 
@@ -170,7 +171,7 @@ def test_drawn_classes_follow_their_distribution():
     probabilities = torch.tensor([[0.4, 0.3, 0.2, 0.1, 0, 0, 0, 0], [0.05, 0.05, 0.9, *[0.0] * 5]])
     model = Fixed(torch.log(probabilities).clamp_min(-1e4).view(1, 1, 1, 2, 8))
     drawn = sample_indices(model, _prompt(10_000), grid=(1, 1, 1), spec=SamplesSpec(steps=1))
-    classes = split_groups(drawn.flatten(), num_groups=2, bits_per_group=3)
+    classes = DIGITS.split(drawn.flatten())
     joint = torch.bincount(classes[:, 0] * 8 + classes[:, 1], minlength=64)
     expected = torch.outer(*probabilities.double()).flatten()
     expected *= 10_000 / expected.sum()
@@ -187,7 +188,7 @@ def test_where_the_order_does_not_look_every_position_follows_its_distribution(o
     logits[..., 1, 0] = 0
     spec = SamplesSpec(steps=4, order=order)
     drawn = sample_indices(Fixed(logits), _prompt(1000), grid=(1, 2, 5), spec=spec)
-    classes = split_groups(drawn.flatten(), num_groups=2, bits_per_group=3)[:, 0]
+    classes = DIGITS.split(drawn.flatten())[:, 0]
     found = torch.bincount(classes, minlength=4).double().numpy()
     assert chisquare(found, 10_000 * probabilities.numpy()).pvalue > 0.01
 
@@ -221,7 +222,7 @@ def test_only_the_likeliest_classes_are_drawn():
     logits = torch.arange(8.0).expand(1, 1, 1, 2, 8) / 4
     spec = SamplesSpec(steps=1, top_k=3)
     drawn = sample_indices(Fixed(logits), _prompt(3000), grid=(1, 1, 1), spec=spec)
-    classes = split_groups(drawn.flatten(), num_groups=2, bits_per_group=3)[:, 0]
+    classes = DIGITS.split(drawn.flatten())[:, 0]
     expected = 3000 * (torch.arange(5.0, 8.0) / 4).softmax(0).double().numpy()
     found = torch.bincount(classes, minlength=8).double().numpy()
     assert found[:5].sum() == 0
@@ -241,7 +242,7 @@ def test_temperature_zero_takes_the_likeliest_of_the_most_certain():
         torch.ones(1, *GRID, dtype=torch.bool),
     )
     logits = model(nothing, hidden, labels=prompt.labels, label_present=absent)
-    likeliest = join_groups(logits.argmax(-1), bits_per_group=3)
+    likeliest = DIGITS.join(logits.argmax(-1))
     assert torch.equal(sample_indices(model, prompt, grid=GRID, spec=cold), likeliest)
 
 

@@ -18,7 +18,7 @@ TOKENIZER = CausalTokenizerSpec(
     quantizer=LFQSpec(bits=4),
 )
 MASKGIT = MaskGITNetworkSpec(
-    hidden_size=24, num_layers=1, num_heads=2, bits_per_group=2, bits=4, num_labels=3
+    hidden_size=24, num_layers=1, num_heads=2, radices=(4, 4), num_labels=3
 )
 CONTRACT = {"recipe": {"window": [-1000.0, 1000.0]}, "windows_per_batch": 8}
 

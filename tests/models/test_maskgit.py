@@ -1,11 +1,14 @@
+import math
+
 import pytest
 import torch
 
-from ct3dlib.config import MaskGITNetworkSpec
-from ct3dlib.models.maskgit import MaskGIT, join_groups, split_groups
+from ct3dlib.config import FSQSpec, LFQSpec, MaskGITNetworkSpec, MaskGITSpec
+from ct3dlib.models.maskgit import Digits, MaskGIT
+from ct3dlib.quantizers.fsq import FSQ
 
 SPEC = MaskGITNetworkSpec(
-    hidden_size=24, num_layers=2, num_heads=2, dropout=0.0, bits_per_group=3, bits=6, num_labels=4
+    hidden_size=24, num_layers=2, num_heads=2, dropout=0.0, radices=(8, 8), num_labels=4
 )
 
 
@@ -28,18 +31,43 @@ def _inputs(shape=(2, 2, 3, 4)) -> dict[str, torch.Tensor]:
     }
 
 
-def test_group_0_holds_the_most_significant_bits():
-    classes = split_groups(torch.tensor([0b101_011]), num_groups=2, bits_per_group=3)
-    assert classes.tolist() == [[0b101, 0b011]]
+def test_digit_0_is_the_least_significant():
+    assert Digits((8, 8)).split(torch.tensor([0b101_011])).tolist() == [[0b011, 0b101]]
+    assert Digits((8, 5, 3)).split(torch.tensor([7 + 8 * 4 + 40 * 2])).tolist() == [[7, 4, 2]]
 
 
-@pytest.mark.parametrize(("num_groups", "bits_per_group"), [(1, 6), (2, 9), (3, 4), (7, 8)])
-def test_join_inverts_split(num_groups, bits_per_group):
-    bits = num_groups * bits_per_group
-    indices = torch.tensor([0, 1, 2**bits - 1, 2 ** (bits - 1), 2**bits // 3])
-    classes = split_groups(indices, num_groups=num_groups, bits_per_group=bits_per_group)
-    assert classes.max() == 2**bits_per_group - 1
-    assert torch.equal(join_groups(classes, bits_per_group=bits_per_group), indices)
+@pytest.mark.parametrize("radices", [(64,), (512, 512), (16, 16, 16), (8, 8, 8, 6, 5), (2, 3)])
+def test_join_inverts_split(radices):
+    digits, size = Digits(radices), math.prod(radices)
+    indices = torch.tensor([0, 1, size - 1, size // 2, size // 3])
+    found = digits.split(indices)
+    assert found[2].tolist() == [radix - 1 for radix in radices]
+    assert torch.equal(digits.join(found), indices)
+
+
+def test_the_digits_of_fsq_are_its_levels():
+    levels = (8, 8, 8, 6, 5)
+    quantizer = FSQ(FSQSpec(levels=levels))
+    indices = torch.arange(0, 15360, 77).view(1, 1, 1, -1)
+    codes = quantizer.lookup(indices)[0, :, 0, 0].T  # N C
+    digits = Digits(MaskGITSpec().radices(FSQSpec(levels=levels))).split(indices)[0, 0, 0]
+    for channel in range(5):
+        seen = {
+            (int(d), round(float(c), 4))
+            for d, c in zip(*(x[:, channel] for x in (digits, codes)), strict=True)
+        }
+        assert len(seen) == levels[channel]  # one value of the channel a class
+
+
+@torch.no_grad()
+def test_classes_that_a_digit_lacks_are_never_likely():
+    spec = SPEC.model_copy(update={"radices": (8, 3)})
+    inputs = _inputs()
+    inputs["indices"] %= 24
+    logits = _awake(spec)(**inputs)
+    assert logits.shape[-2:] == (2, 8)
+    assert logits[..., 1, 3:].max() < -1000 < logits[..., 1, :3].min()
+    assert logits[..., 0, :].min() > -1000
 
 
 @torch.no_grad()
@@ -131,5 +159,5 @@ def test_a_model_without_labels_takes_an_empty_row():
 
 
 def test_bits_must_split_into_whole_groups():
-    with pytest.raises(ValueError, match=r"bits_per_group \(4\) must divide the index's 6 bits"):
-        MaskGITNetworkSpec(bits=6, bits_per_group=4, num_labels=0)
+    with pytest.raises(ValueError, match=r"bits_per_group \(4\) must divide .* 6 bits"):
+        MaskGITSpec(bits_per_group=4).radices(LFQSpec(bits=6))

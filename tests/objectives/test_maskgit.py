@@ -7,11 +7,14 @@ import torch
 from ct3dlib.config import MaskGITNetworkSpec, MaskGITSpec, SamplesSpec, TransformerSpec
 from ct3dlib.inference.sampler import Prompt, sample_indices, sample_seeds
 from ct3dlib.losses.masked import masked_cross_entropy
-from ct3dlib.models.maskgit import split_groups
+from ct3dlib.models.maskgit import Digits
 from ct3dlib.objectives.maskgit import MaskGITObjective, draw_masked
 
 MODEL = MaskGITSpec(hidden_size=48, num_layers=2, num_heads=2, dropout=0.0, bits_per_group=3)
-NETWORK = MaskGITNetworkSpec(**MODEL.model_dump(), bits=6, num_labels=2)
+NETWORK = MaskGITNetworkSpec(
+    **MODEL.model_dump(exclude={"bits_per_group"}), radices=(8, 8), num_labels=2
+)
+DIGITS = Digits((8, 8))
 GRID = (2, 3, 4)
 
 spec_of = partial(TransformerSpec, steps=100, batch_size=4, micro_batch_size=4, model=MODEL)
@@ -69,14 +72,14 @@ def test_the_loss_is_the_mean_over_masked_positions():
     logits = objective.model(
         batch["indices"], masked, labels=batch["labels"], label_present=batch["label_present"]
     )
-    classes = split_groups(batch["indices"], num_groups=2, bits_per_group=3)
+    classes = DIGITS.split(batch["indices"])
     smooth = masked_cross_entropy(logits, classes, masked, label_smoothing=0.2)[masked].mean()
     plain = masked_cross_entropy(logits, classes, masked)[masked].mean()
     torch.testing.assert_close(loss, smooth)
     torch.testing.assert_close(metrics["bits_per_index"], (plain / math.log(2)).detach())
     for group in range(2):
         right = (logits.argmax(-1) == classes)[..., group][masked].float().mean()
-        torch.testing.assert_close(metrics[f"accuracy_group_{group}"], right)
+        torch.testing.assert_close(metrics[f"accuracy_digit_{group}"], right)
     assert not any(value.requires_grad for value in metrics.values())
 
 
@@ -109,7 +112,7 @@ def test_validation_repeats():
     with torch.no_grad():
         first, second = objective.validate(batch), objective.validate(batch)
     assert {k: v.item() for k, v in first.items()} == {k: v.item() for k, v in second.items()}
-    assert set(first) == {"loss", "bits_per_index", "accuracy_group_0", "accuracy_group_1"}
+    assert set(first) == {"loss", "bits_per_index", "accuracy_digit_0", "accuracy_digit_1"}
 
 
 def test_the_blocks_are_the_layers():
