@@ -279,7 +279,7 @@ CASES = {
     "vae": Case(_vae, Blobs(), falls_to=0.7, steps=15),
     "augmented": Case(_augmented, Blobs(), falls_to=0.7, steps=30, tolerance=1e-4),
     "slice_features": Case(_slice_features, BlobSlices(), steps=30, tolerance=1e-4),
-    "maskgit": Case(_maskgit, Grids(), falls_to=0.7, steps=40),
+    "maskgit": Case(_maskgit, Grids(), falls_to=0.7, steps=40, tolerance=1e-4),
 }
 
 
