@@ -96,7 +96,9 @@ def build_report(inputs: Inputs, tokenizer: Tokenizer, spec: ReportSpec, *, name
         _overview(catalog, status, tokens=tokens, metrics=metrics, name=name),
         cohort_section({p.parent.name: json.loads(p.read_text()) for p in inputs.statistics}),
         _inputs(examples, stored_volumes(inputs.regions), window=tokenizer.recipe.window),
-        _reconstructions(examples, inputs, tokenizer, name=name),
+        _reconstructions(
+            examples, inputs, tokenizer, name=name, measured=metrics["reconstruction"]
+        ),
         _samples(inputs.samples),
         training_section(inputs.runs),
         measures_section(metrics),
@@ -175,7 +177,12 @@ def _inputs(
 
 
 def _reconstructions(
-    examples: Sequence[StoredVolume], inputs: Inputs, tokenizer: Tokenizer, *, name: str
+    examples: Sequence[StoredVolume],
+    inputs: Inputs,
+    tokenizer: Tokenizer,
+    *,
+    name: str,
+    measured: Mapping[str, Any],
 ) -> Section:
     blocks: list[Block] = [
         Text(
@@ -196,11 +203,11 @@ def _reconstructions(
         quality = psnr_db(original, decoded.array, window=window)
         blocks.append(Figure(png(beside(rows)), f"{volume.volume}: PSNR {quality:.2f} dB"))
     for picture in inputs.examples:
-        if picture.parent.name != name:
-            caption = (
-                f"The first held-out volume through {picture.parent.name}. A second row is drawn "
-                f"from a variational model's prior, latent by latent."
-            )
+        other = picture.parent.name
+        if other != name:
+            caption = f"The first held-out volume through {other}."
+            if measured[other]["valid"]["code_usage"] is None:  # a variational model
+                caption += " The second row is drawn from its prior, latent by latent."
             blocks.append(Figure(picture.read_bytes(), caption))
     return Section("Reconstructions", tuple(blocks))
 
