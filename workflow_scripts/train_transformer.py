@@ -6,7 +6,6 @@ from dataclasses import asdict
 import torch
 
 from ct3dlib.cohort.catalog import read_catalog
-from ct3dlib.cohort.labels import LABELS
 from ct3dlib.config import MaskGITNetworkSpec, TransformerSpec
 from ct3dlib.inference.contract import check_tokens
 from ct3dlib.inference.loaded import load_tokenizer
@@ -30,7 +29,7 @@ def main(args: Namespace) -> None:
     network = MaskGITNetworkSpec(
         **spec.model.model_dump(exclude={"bits_per_group"}),
         radices=spec.model.radices(tokenizer.model.spec.quantizer),
-        num_labels=len(LABELS) if items.labelled else 0,
+        num_labels=len(items.names),
     )
     torch.set_num_threads(spec.threads)
     torch.manual_seed(spec.seed)
@@ -49,7 +48,7 @@ def main(args: Namespace) -> None:
             "grid": list(grid),
             "volume_shape": described["volume_shape"],
             "affine": described["affine"],
-            "labels": list(LABELS) if network.num_labels else [],
+            "labels": list(items.names),
             "tokenizer_sha256": tokenizer.sha256,
         }
         save_model(

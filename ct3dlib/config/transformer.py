@@ -124,6 +124,7 @@ class SamplesSpec(Spec):
         default=0.0, description="Weight of label guidance at the end."
     )
     labels: tuple[str, ...] = Field(
-        default=(), description="Findings asked for, one sample after another; empty: none."
+        default=(),
+        description="Findings or classes asked for, one sample after another; empty: none.",
     )
     seed: Seed = 0

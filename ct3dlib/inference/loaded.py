@@ -78,7 +78,7 @@ class Transformer:
         grid: Tokens along (D, H, W).
         volume_shape: Voxels that the grid decodes to.
         affine: 4 x 4, voxel (d, h, w, 1) to LPS mm, of one training volume.
-        labels: Findings it can be asked for.
+        labels: Findings or classes it can be asked for.
         tokenizer_sha256: Hash of the tokenizer whose indices it learnt.
     """
 

@@ -1,7 +1,8 @@
 """Encoded volumes as training items of the token transformer."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,22 +17,34 @@ from ct3dlib.inference.encode import read_indices
 from ct3dlib.training.loader import Items
 
 
+def label_names(catalog: pd.DataFrame) -> tuple[str, ...]:
+    """Return what a catalog says of its volumes: findings, or else classes; none where neither.
+
+    Findings are those of CT-RATE, of which a volume has any number; of the classes (`label`: an
+    organ, a modality) it has one.
+    """
+    if catalog["labels"].notna().any():
+        return LABELS
+    return tuple(sorted(catalog["label"].dropna().unique()))
+
+
 class TokenItems(Items):
     """Token indices of encoded volumes with the labels of their catalog rows.
 
-    An item holds `indices` (d h w, int64), `labels` (18, 0 or 1; none where no item has labels) and
+    An item holds `indices` (d h w, int64), `labels` (0 or 1 for each of `names`) and
     `label_present` (bool: the catalog has labels for it). All items share one grid.
 
     Args:
         tables: Joined token tables of splits, `tokens/{split}.parquet`.
-        catalog: The catalog, which holds the labels.
+        catalog: The catalog of all splits, which holds the labels.
 
     Raises:
         StoreError: The grids of the volumes differ.
     """
 
     def __init__(self, tables: Sequence[Path], catalog: pd.DataFrame) -> None:
-        labels = {row["volume"]: row["labels"] for row in records(catalog)}
+        self.names = label_names(catalog)
+        labels = {row["volume"]: self._vector(row) for row in records(catalog)}
         self._arrays: list[StoredArray] = []
         self._labels: list[list[int] | None] = []
         grids: dict[Shape, str] = {}
@@ -51,7 +64,6 @@ class TokenItems(Items):
                 f"a `shape`, so that every volume has the same"
             )
         self._grid = next(iter(grids), None)
-        self._unknown = [0] * (len(LABELS) if self.labelled else 0)
 
     def __len__(self) -> int:
         """Return the number of encoded volumes."""
@@ -61,7 +73,7 @@ class TokenItems(Items):
     def key(self) -> str:
         """A hash of the volumes' indices and labels."""
         contents = [(a.node, labels) for a, labels in zip(self._arrays, self._labels, strict=True)]
-        return key_of(contents)
+        return key_of(self.names, contents)
 
     @property
     def grid(self) -> Shape:
@@ -75,11 +87,6 @@ class TokenItems(Items):
         return self._grid
 
     @property
-    def labelled(self) -> bool:
-        """Whether any item has labels."""
-        return any(labels is not None for labels in self._labels)
-
-    @property
     def first(self) -> StoredArray:
         """The first volume's tokens, whose attributes describe the grid of all."""
         return self._arrays[0]
@@ -90,6 +97,12 @@ class TokenItems(Items):
         labels = self._labels[index]
         return {
             "indices": torch.from_numpy(read_indices(self._arrays[index])),
-            "labels": torch.tensor(labels or self._unknown, dtype=torch.float32),
+            "labels": torch.tensor(labels or [0] * len(self.names), dtype=torch.float32),
             "label_present": torch.tensor(labels is not None),
         }
+
+    def _vector(self, row: Mapping[str, Any]) -> list[int] | None:
+        """Return the labels of a catalog row, None where it has none."""
+        if self.names == LABELS:
+            return row["labels"]
+        return None if row["label"] is None else [int(row["label"] == name) for name in self.names]

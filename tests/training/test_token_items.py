@@ -1,0 +1,101 @@
+"""Encoded volumes as items, with what the catalog says of them."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from ct3dlib.cohort.labels import LABELS
+from ct3dlib.cohort.packing import pack_indices
+from ct3dlib.cohort.store import create_store, write_node, write_table
+from ct3dlib.errors import StoreError
+from ct3dlib.training.token_items import TokenItems, label_names
+
+RNG = np.random.default_rng(0)
+
+
+def _tokens(folder: Path, grids: dict[str, tuple[int, int, int]]) -> tuple[Path, dict]:
+    """Write a joined token table of one shard; return it with the indices by volume."""
+    store = folder / "train/0000.zarr"
+    store.parent.mkdir(parents=True)
+    create_store(store, "tokens")
+    rows, indices = [], {}
+    for name, grid in grids.items():
+        indices[name] = RNG.integers(0, 512, grid)
+        ct3d = {"volume": name, "bits": 9, "shape": list(grid)}
+        packed = pack_indices(indices[name], 9)
+        sha256 = write_node(store, f"{name}@0", packed, attributes={"ct3d": ct3d})
+        row = {"volume": name, "status": "encoded", "reason": "", "message": "", "shard": 0}
+        rows.append({**row, "node": f"{name}@0", "sha256": sha256, "shape": list(grid)})
+    rejected = {
+        "volume": "z",
+        "status": "rejected",
+        "reason": "NAN_VOXELS",
+        "message": "",
+        "node": "",
+    }
+    rows.append({**rejected, "shard": 0, "sha256": "", "shape": None})
+    write_table(pd.DataFrame(rows), folder / "train.parquet")
+    return folder / "train.parquet", indices
+
+
+def _catalog(labels: dict[str, object], classes: dict[str, str | None]) -> pd.DataFrame:
+    names = sorted({*labels, *classes})
+    columns = {
+        "volume": names,
+        "labels": pd.Series([labels.get(name) for name in names], dtype="object"),
+        "label": pd.Series([classes.get(name) for name in names], dtype="object"),
+    }
+    return pd.DataFrame(columns)
+
+
+def test_items_hold_indices_and_findings(tmp_path):
+    table, indices = _tokens(tmp_path, {"a": (2, 3, 4), "b": (2, 3, 4)})
+    findings = [0] * 17 + [1]
+    items = TokenItems([table], _catalog({"a": findings, "b": None, "z": None}, {}))
+    assert len(items) == 2
+    assert (items.grid, items.names) == ((2, 3, 4), LABELS)
+    first, second = (items.item(i, RNG) for i in range(2))
+    np.testing.assert_array_equal(first["indices"].numpy(), indices["a"])
+    assert first["labels"].tolist() == findings
+    assert bool(first["label_present"])
+    assert second["labels"].tolist() == [0] * 18
+    assert not bool(second["label_present"])
+
+
+def test_classes_are_one_of_those_of_the_whole_catalog(tmp_path):
+    table, _ = _tokens(tmp_path, {"a": (1, 1, 2), "b": (1, 1, 2)})
+    # Of another split is a class that these tables do not hold.
+    classes = {"a": "t2", "b": None, "c": "flair", "z": "t1"}
+    items = TokenItems([table], _catalog({}, classes))
+    assert items.names == ("flair", "t1", "t2")
+    assert items.item(0, RNG)["labels"].tolist() == [0, 0, 1]
+    assert not bool(items.item(1, RNG)["label_present"])
+
+
+def test_a_catalog_that_says_nothing_gives_no_labels(tmp_path):
+    table, _ = _tokens(tmp_path, {"a": (1, 1, 2)})
+    catalog = _catalog({"a": None, "z": None}, {})
+    assert label_names(catalog) == ()
+    item = TokenItems([table], catalog).item(0, RNG)
+    assert item["labels"].shape == (0,)
+    assert item["labels"].dtype == torch.float32
+
+
+def test_other_labels_are_another_training(tmp_path):
+    table, _ = _tokens(tmp_path, {"a": (1, 1, 2)})
+    keys = {
+        TokenItems([table], _catalog({}, {"a": name, "z": "other"})).key for name in ("x", "y", "x")
+    }
+    assert len(keys) == 2
+
+
+def test_grids_that_differ_are_named(tmp_path):
+    table, _ = _tokens(tmp_path, {"a": (1, 1, 2), "b": (1, 2, 2)})
+    catalog = _catalog({"a": None, "b": None, "z": None}, {})
+    with pytest.raises(
+        StoreError, match=r"token grids differ: a has \(1, 1, 2\), b has \(1, 2, 2\)"
+    ):
+        TokenItems([table], catalog)
