@@ -23,7 +23,7 @@ def label_names(catalog: pd.DataFrame) -> tuple[str, ...]:
     Findings are those of CT-RATE, of which a volume has any number; of the classes (`label`: an
     organ, a modality) it has one.
     """
-    if catalog["labels"].notna().any():
+    if catalog["labels"].notna().to_numpy().any():
         return LABELS
     return tuple(sorted(catalog["label"].dropna().unique()))
 
