@@ -82,18 +82,19 @@ def verify(
         typer.Argument(help="status tables, stores or folders that hold them; tables' URLs too"),
     ],
     model: Annotated[
-        Path | None, typer.Option(help="tokenizer in use: tokens of another one are stale")
+        list[Path] | None,
+        typer.Option(help="model in use, one or more: what others made is stale"),
     ] = None,
 ) -> None:
     """Read every stored array and reconstructed file again and hold it against its status table.
 
     Damage is mended by deleting the status table and running the pipeline again.
     """
-    sha256 = load_model(model).sha256 if model else None
+    in_use = {load_model(folder).sha256 for folder in model or ()}
     found = chain.from_iterable(find_tables(location(path)) for path in paths)
     tables = list(dict.fromkeys(found))
     problems = 0
-    of_tables = chain.from_iterable(verify_table(table, sha256) for table in tables)
+    of_tables = chain.from_iterable(verify_table(table, in_use) for table in tables)
     for finding in chain(of_tables, verify_layout(tables)):
         problems += 1
         typer.secho(f"{finding.table}: {finding.volume} {finding.problem}", fg="red")

@@ -23,6 +23,29 @@ def tokenizer_start(wildcards):
     return [f"{start}/model.safetensors", f"{start}/spec.json"] if start else []
 
 
+def check_start(name):
+    """Raise unless the model that a tokenizer starts from is there, or another one of this run.
+
+    Snakemake does not ask for the input of a model that has been made already.
+    """
+    start = CONFIG.tokenizers[name].init_from
+    made = {Path("models", other).resolve(): other for other in CONFIG.tokenizers}
+    key, folder = f"tokenizers.{name}.init_from", Path(start).resolve()
+    if made.get(folder) == name:
+        raise WorkflowError(
+            f"{key}: {start} is what this training makes; name another model"
+        )
+    if folder not in made and not Path(folder, "spec.json").is_file():
+        raise WorkflowError(
+            f"{key}: no model in {folder}; correct the path, or train or import the model first"
+        )
+
+
+for TOKENIZER_NAME in CONFIG.tokenizers:
+    if CONFIG.tokenizers[TOKENIZER_NAME].init_from is not None:
+        check_start(TOKENIZER_NAME)
+
+
 def tokenizer_features(wildcards):
     """Return the pipeline's own feature network where a tokenizer's loss listens to it."""
     wanted = CONFIG.tokenizers[wildcards.tokenizer].wants_features

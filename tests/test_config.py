@@ -132,6 +132,7 @@ def test_empty_default_and_text_around_a_variable(base):
             "adaptive_limit compares gradients of a whole layer, which fully_shard divides",
         ),
         ({"tokenizers": {"vae": {"steps": 0}}}, "steps: 0 trains nothing .* name its folder in"),
+        ({"tokenizers": {"vae": {"init_from": ""}}}, "init_from: .* at least 1 character"),
         ({"tokens": {"tokenizer": "vae"}}, "'vae' has no codebook, so it makes no tokens"),
         ({"latents": {"tokenizer": "kl"}}, "latents.tokenizer: no tokenizer 'kl'"),
         ({"features": {"recipe": "brain"}}, "features.recipe: no recipe 'brain'"),

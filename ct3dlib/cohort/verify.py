@@ -2,7 +2,7 @@
 
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,9 @@ from ct3dlib.cohort.store import FORMAT_VERSION, held_by, read_status, read_tabl
 from ct3dlib.cohort.stored_array import StoredArray, store_of, table_of
 from ct3dlib.errors import StoreError
 from ct3dlib.scan.reading import file_sha256
+
+# Of a reconstruction; its status table lies beside the folder.
+_HASHED = ".nii.gz.sha256"
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,8 @@ def _below(folder: Path) -> Sequence[Location]:
             # The shards of a joined table are found by themselves.
             if table.suffix == ".parquet" and _named(table) == [table]:
                 tables.add(table)
+            if name.endswith(_HASHED):
+                tables.add(Path(parent).with_suffix(".parquet"))
     return sorted(tables)
 
 
@@ -83,17 +88,17 @@ def _named(table: Location) -> Sequence[Location]:
     return [table.with_suffix("") / f"{shard:04d}.parquet" for shard in shards]
 
 
-def verify_table(table: Location, tokenizer_sha256: str | None = None) -> Iterator[Finding]:
+def verify_table(table: Location, in_use: Collection[str] = ()) -> Iterator[Finding]:
     """Yield what is wrong with a status table and its store.
 
     Groups that the table does not name are found in a folder only: a web server lists nothing.
 
     Args:
         table: A shard's status table of volumes, regions, tokens, latents or reconstructions.
-        tokenizer_sha256: Hash of the tokenizer in use; what another one encoded is stale.
+        in_use: Hashes of the models in use; what another one made is stale. Empty: not looked at.
     """
     if isinstance(table, Path) and _is_of_files(table):
-        yield from _verify_files(table, tokenizer_sha256)
+        yield from _verify_files(table, in_use)
         return
     store = store_of(table)
     for problem in _problems_of_pair(table, store):
@@ -107,7 +112,7 @@ def verify_table(table: Location, tokenizer_sha256: str | None = None) -> Iterat
         if row["status"] == "rejected":
             continue
         named.add(row["node"])
-        for problem in _problems(StoredArray(store, row["node"]), row, tokenizer_sha256):
+        for problem in _problems(StoredArray(store, row["node"]), row, in_use):
             yield Finding(table, row["volume"], problem)
     if not seen or not isinstance(store, Path) or not store.is_dir():
         return
@@ -117,16 +122,22 @@ def verify_table(table: Location, tokenizer_sha256: str | None = None) -> Iterat
 
 
 def _is_of_files(table: Path) -> bool:
-    """Return whether a status table is of files, not of a store's arrays."""
+    """Return whether a status table, there or lost, is of files and not of a store's arrays."""
+    if not table.exists():
+        return any(table.with_suffix("").glob(f"*{_HASHED}"))
     try:
         return "file" in read_schema(table).names
     except (OSError, ValueError):
         return False
 
 
-def _verify_files(table: Path, tokenizer: str | None) -> Iterator[Finding]:
+def _verify_files(table: Path, in_use: Collection[str]) -> Iterator[Finding]:
     """Yield what is wrong with the files of a status table, in the folder of its name."""
     folder = table.with_suffix("")
+    if not table.exists():
+        what = f"is a folder without a status table; run its rule again, or delete {folder}"
+        yield Finding(table, folder.name, what)
+        return
     named: set[Path] = set()
     for row in records(read_table(table)):
         if not row["file"]:
@@ -141,7 +152,7 @@ def _verify_files(table: Path, tokenizer: str | None) -> Iterator[Finding]:
         if not same:
             what = f"is damaged: {path} is not as it was written; {_way_out(table)}"
             yield Finding(table, row["volume"], what)
-        elif tokenizer not in (None, row["tokenizer_sha256"]):
+        elif in_use and row["tokenizer_sha256"] not in in_use:
             yield Finding(table, row["volume"], "is stale: reconstructed by another tokenizer")
     for path in sorted(set(folder.glob("*")) - named):
         yield Finding(table, path.name, "is in the folder but not in the table")
@@ -214,7 +225,7 @@ def _problems_of_pair(table: Location, store: Location) -> Iterator[str]:
         yield f"states {held}, wanted format_version {FORMAT_VERSION}; delete it and {table}"
 
 
-def _problems(array: StoredArray, row: dict[str, Any], tokenizer: str | None) -> Iterator[str]:
+def _problems(array: StoredArray, row: dict[str, Any], in_use: Collection[str]) -> Iterator[str]:
     """Yield what is wrong with one stored array."""
     if damage := array.damage():
         yield f"is damaged: {damage}"
@@ -232,5 +243,5 @@ def _problems(array: StoredArray, row: dict[str, Any], tokenizer: str | None) ->
         except StoreError as error:
             yield str(error)
     made_by = ct3d.get("tokenizer_sha256")
-    if None not in (tokenizer, made_by) and made_by != tokenizer:
+    if in_use and made_by is not None and made_by not in in_use:
         yield "is stale: encoded by another tokenizer"

@@ -1,5 +1,6 @@
 """Sections of the tokenizers: their losses, their training, and the tokens they make."""
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -9,6 +10,7 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
@@ -165,12 +167,19 @@ class TokenizerSpec(TrainSpec):
         description="Part of the token format; null: windows of the crop's size, half overlapping.",
     )
     init_from: str | None = Field(
-        default=None, description="Folder of a model of the same kind whose weights are the start."
+        default=None,
+        min_length=1,
+        description="Folder of a model of the same kind whose weights are the start.",
     )
     freeze_encoder: bool = Field(default=False, description="Train the decoder alone.")
     stages: tuple[StageSpec, ...] = Field(
         default=(), description="Trained one after the other, each from the last one's weights."
     )
+
+    @field_validator("init_from")
+    @classmethod
+    def _expand_home(cls, value: str | None) -> str | None:
+        return None if value is None else str(Path(value).expanduser())
 
     @model_validator(mode="after")
     def _check_steps(self) -> "TokenizerSpec":

@@ -21,7 +21,8 @@ class SplitTable:
     def find(self, row: Row) -> str | None:
         """Return the key of the entry of a row: by path, by id or by the last name of the path."""
         place = row.sources[0]
-        if row.kind in ("dicom", "pictures"):
+        # A series of many files is its folder; in a data set of pictures each is its own.
+        if row.kind in ("dicom", "pictures") and row.dataset != "pictures":
             place = os.path.commonpath([source.rpartition("/")[0] for source in row.sources])
         names = join_names(place, row.volume)
         return next((name for name in names if name in self.entries), None)

@@ -116,9 +116,9 @@ def frechet_distance(
 def ms_ssim_diversity(volumes: Float[Tensor, "N D H W"], *, data_range: float) -> Float[Tensor, ""]:
     """Return the mean multi-scale SSIM of all pairs: 1 where all volumes are the same.
 
-    Wang et al. (Asilomar 2003), in 3D. As many of its five scales are used as the shortest side
-    holds windows of 11 voxels, with their weights scaled to a sum of 1: values compare only at
-    one shape.
+    Wang et al. (Asilomar 2003), in 3D, and in 2D for single slices. As many of its five scales are
+    used as the shortest side holds windows of 11 voxels, with their weights scaled to a sum of 1:
+    values compare only at one shape.
 
     Args:
         volumes: One grid for all.
@@ -131,12 +131,14 @@ def ms_ssim_diversity(volumes: Float[Tensor, "N D H W"], *, data_range: float) -
         raise ValueError(
             f"diversity compares pairs: it needs at least 2 volumes, not {len(volumes)}"
         )
-    weights = _scale_weights(min(volumes.shape[1:]))
+    flat = volumes.shape[1] == 1
+    images = volumes[:, 0] if flat else volumes
+    weights = _scale_weights(min(images.shape[1:]))
     pairs = [
         compute_ms_ssim(
-            volumes[None, None, i],
-            volumes[None, None, j],
-            spatial_dims=3,
+            images[None, None, i],
+            images[None, None, j],
+            spatial_dims=2 if flat else 3,
             data_range=data_range,
             kernel_size=_MS_SSIM_KERNEL,
             weights=weights,

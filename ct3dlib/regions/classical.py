@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ct3dlib.config import ClassicalRegionsSpec
+from ct3dlib.errors import VolumeError
 from ct3dlib.regions.abdomen import find_bowel, find_cavity, find_liver, find_spleen
 from ct3dlib.regions.bones import Spine, find_ribs, find_spine
 from ct3dlib.regions.chest import Lungs, find_airway, find_body, find_lungs, split_lobes
@@ -62,7 +63,8 @@ def classical_regions(volume: Volume, spec: ClassicalRegionsSpec) -> Regions:
         "approximate".
 
     Raises:
-        ValueError: The volume is not in HU or its axes point elsewhere.
+        VolumeError: `WRONG_DOMAIN`, the volume is not in HU.
+        ValueError: Its axes point elsewhere.
     """
     _check(volume)
     scan = to_working_grid(volume, spec.spacing)
@@ -77,7 +79,9 @@ def classical_regions(volume: Volume, spec: ClassicalRegionsSpec) -> Regions:
 def _check(volume: Volume) -> None:
     """Refuse a volume whose values or axes are not what the anatomy is read from."""
     if volume.domain != "hu":
-        raise ValueError(f"classical regions need HU, not the domain {volume.domain!r}")
+        raise VolumeError(
+            "WRONG_DOMAIN", f"classical regions need HU, not the domain {volume.domain!r}"
+        )
     direction = volume.affine[:3, :3] / volume.spacing
     if not (direction[[2, 1, 0], [0, 1, 2]] > 0.5).all():
         raise ValueError(

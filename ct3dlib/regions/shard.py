@@ -71,7 +71,8 @@ def segment_shard(volumes: Path, spec: RegionsSpec, *, code: str, status: Path) 
 
 def _segment_volume(volume: StoredVolume, spec: RegionsSpec, *, store: Path, node: str) -> None:
     """Segment one volume and write its mask."""
-    regions = segment(Volume(volume.read_checked(), volume.affine), spec)
+    domain = volume.array.attributes["ct3d"]["domain"]
+    regions = segment(Volume(volume.read_checked(), volume.affine, domain), spec)
     attributes: dict[str, Any] = {
         "ome": volume.array.attributes["ome"],
         "ct3d": {

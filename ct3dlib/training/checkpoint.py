@@ -49,7 +49,7 @@ def identity_of(
         "parameters": hashlib.sha256(json.dumps(shapes).encode()).hexdigest(),
         "items": items.key,
         "validation": "" if validation is None else validation.key,
-        "code": code,
+        "code or starting weights": code,
     }
 
 

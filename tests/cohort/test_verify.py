@@ -93,7 +93,7 @@ def test_tokens_cut_short_or_of_another_tokenizer(tmp_path):
     row = {"volume": "a", "status": "encoded", "reason": "", "message": "", "node": "a@1"}
     frame = pd.DataFrame([{**row, "sha256": sha256, "shape": [1, 1, 3]}])
     write_table(frame, tmp_path / "0000.parquet")
-    assert [f.problem for f in verify_table(tmp_path / "0000.parquet", "other")] == [
+    assert [f.problem for f in verify_table(tmp_path / "0000.parquet", {"other"})] == [
         "a packed array ends in bits that are not 0; encode the volume again",
         "is stale: encoded by another tokenizer",
     ]

@@ -19,6 +19,29 @@ def _save(path: Path, pixels: np.ndarray) -> None:
     Image.fromarray(pixels).save(path)
 
 
+def test_a_table_of_splits_names_pictures_by_path_name_or_id(tmp_path: Path) -> None:
+    for name in ("p0/a.png", "p1/a.png", "p2/b.jpg", "p3/c.png"):
+        _save(tmp_path / name, np.zeros((4, 4), np.uint8))
+    lines = ["VolumeName,split", "p0/a.png,valid", "p1_a.png,tune", "b.jpg,train", "p3,valid"]
+    (tmp_path / "splits.csv").write_text("\n".join(lines))
+    spec = CatalogSpec(
+        dataset="pictures",
+        split_csv="splits.csv",
+        shards={"train": 1, "tune": 1, "valid": 1},
+        min_slices=1,
+        valid=0.0,
+        tune=0.0,
+    )
+    found = build_catalog(tmp_path, spec).set_index("volume")["split"].to_dict()
+    # A folder names no picture.
+    assert found == {
+        "p0_a.png": "valid",
+        "p1_a.png": "tune",
+        "p2_b.jpg": "train",
+        "p3_c.png": "train",
+    }
+
+
 def test_every_picture_is_a_slice_on_the_recipes_grid(tmp_path: Path) -> None:
     ramp = np.repeat(np.arange(0, 240, 10, dtype=np.uint8)[None], 16, axis=0)
     _save(tmp_path / "raw/p1/a.png", ramp)

@@ -54,8 +54,8 @@ def test_stored_indices_are_those_of_the_model(volumes, tokenizer, tmp_path):
     array = find_tokens(status, "a")
     assert np.array_equal(read_indices(array), wanted.indices.numpy())
     assert array.read().nbytes == -(-wanted.indices.numel() * 18 // 8)
-    assert not list(verify_table(status, tokenizer.sha256))
-    assert [f.problem for f in verify_table(status, "other")] == [
+    assert not list(verify_table(status, {tokenizer.sha256}))
+    assert [f.problem for f in verify_table(status, {"other"})] == [
         "is stale: encoded by another tokenizer"
     ] * 2
 
@@ -180,7 +180,7 @@ def test_a_model_in_sliding_windows_is_encoded_decoded_and_keyed(volumes, tmp_pa
     out = reconstruct(sliding, volume.read(), window=RECIPE.window, windows_per_batch=1)
     decoded = decode_volume(array, sliding, stored_grid=True)
     np.testing.assert_array_equal(decoded.array, np.rint(out.hu))
-    assert not list(verify_table(status, sliding.sha256))
+    assert not list(verify_table(status, {sliding.sha256}))
     other = replace(sliding, sliding=windows.model_copy(update={"overlap": 0.0}))
     again = encode_shard(volumes, other, SPEC, code="1", status=status)
     assert not set(frame["node"][:2]) & set(again["node"])

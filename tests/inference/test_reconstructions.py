@@ -82,8 +82,8 @@ def test_verify_finds_a_flipped_byte_a_lost_file_a_stray_and_another_model(
 ):
     store_reconstructions_shard(volumes, tokenizer, SPEC, code="1", status=status)
     assert find_tables(tmp_path / "reconstructions") == [status]
-    assert list(verify_table(status, tokenizer.sha256)) == []
-    stale = [finding.problem for finding in verify_table(status, "b" * 64)]
+    assert list(verify_table(status, {tokenizer.sha256})) == []
+    stale = [finding.problem for finding in verify_table(status, {"b" * 64})]
     assert stale == ["is stale: reconstructed by another tokenizer"] * 2
     first, second = sorted(status.with_suffix("").glob("*.nii.gz"))
     data = bytearray(first.read_bytes())
@@ -95,6 +95,15 @@ def test_verify_finds_a_flipped_byte_a_lost_file_a_stray_and_another_model(
     assert re.match(r"a is damaged: .*delete .*0000\.parquet and run again", found[0])
     assert re.match(r"b cannot be read: .*No such file.*0000\.parquet and run again", found[1])
     assert found[2:] == ["stray.nii.gz is in the folder but not in the table"]
+
+
+def test_files_whose_table_is_lost_are_found(volumes, tokenizer, status, tmp_path):
+    store_reconstructions_shard(volumes, tokenizer, SPEC, code="1", status=status)
+    status.unlink()
+    assert find_tables(tmp_path / "reconstructions") == [status]
+    (found,) = verify_table(status)
+    assert found.volume == "0000"
+    assert "is a folder without a status table; run its rule again" in found.problem
 
 
 def test_a_full_disk_leaves_no_half_of_a_file(volumes, tokenizer, status, monkeypatch):

@@ -5,6 +5,7 @@ import pytest
 import scipy.linalg
 import torch
 from monai.metrics.fid import FIDMetric
+from monai.metrics.regression import MultiScaleSSIMMetric
 
 from ct3dlib.metrics.distribution import (
     frechet_distance,
@@ -155,6 +156,21 @@ def test_constant_volumes_leave_the_luminance_term():
 def test_sides_at_the_limits_of_a_scale_are_handled(side):
     volumes = torch.rand(2, side, side, side, generator=_generator())
     assert 0 <= ms_ssim_diversity(volumes, data_range=1.0).item() <= 1
+
+
+def test_single_slices_are_compared_in_2d():
+    ramp = torch.linspace(0, 0.6, 64).expand(1, 48, 64)
+    slices = ramp + 0.4 * torch.rand(3, 1, 48, 64, generator=_generator())
+    found = ms_ssim_diversity(slices, data_range=1.0)
+    # MONAI's five scales take windows of 11 pixels on sides of at least 176; here there are three.
+    weights = torch.tensor([0.0448, 0.2856, 0.3001])
+    metric = MultiScaleSSIMMetric(
+        spatial_dims=2, kernel_size=11, weights=(weights / weights.sum()).tolist(), data_range=1.0
+    )
+    pairs = [(0, 1), (0, 2), (1, 2)]
+    wanted = [metric(slices[i][None], slices[j][None]) for i, j in pairs]
+    torch.testing.assert_close(found, torch.cat(wanted).mean())
+    assert 0 < found < 1
 
 
 def test_diversity_needs_pairs_and_room():

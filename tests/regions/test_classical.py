@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from ct3dlib.config import RegionsSpec
+from ct3dlib.errors import VolumeError
 from ct3dlib.metrics.overlap import dice, union_dice
 from ct3dlib.regions import segment
 from ct3dlib.regions.label_map import LUNGS, REGIONS, region_id
@@ -118,5 +119,5 @@ def test_other_axes_are_refused():
 
 
 def test_other_domains_are_refused():
-    with pytest.raises(ValueError, match="need HU, not the domain 'mr'"):
+    with pytest.raises(VolumeError, match="need HU, not the domain 'mr'"):
         segment(Volume(np.zeros((4, 4, 4), np.int16), CANONICAL, "mr"), SPEC)

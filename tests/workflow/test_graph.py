@@ -229,3 +229,25 @@ def test_the_default_report_command_names_an_unknown_key(repository, snakemake, 
     done = snakemake("-n", directory=tmp_path, preset=preset)
     assert done.returncode != 0
     assert "stepz" in done.stderr + done.stdout
+
+
+@pytest.mark.parametrize(
+    ("start", "message"),
+    [
+        ("nowhere/lfq", r"tokenizers\.lfq\.init_from: no model in .*nowhere/lfq; correct the path"),
+        ("models/lfq", r"init_from: models/lfq is what this training makes; name another model"),
+    ],
+)
+def test_a_start_that_is_no_model_is_named(start, message, snakemake, tmp_path):
+    preset = tmp_path / "start.yaml"
+    preset.write_text(f"tokenizers: {{lfq: {{init_from: {start}, steps: 0}}}}\n")
+    done = snakemake("-n", directory=tmp_path, preset=preset)
+    assert done.returncode != 0
+    assert re.search(message, " ".join((done.stderr + done.stdout).split()))
+
+
+def test_a_training_may_start_from_another_one_of_the_run(snakemake, tmp_path):
+    preset = tmp_path / "start.yaml"
+    preset.write_text("tokenizers: {lfq: {init_from: models/fsq}}\n")
+    done = snakemake("-n", directory=tmp_path, preset=preset)
+    assert done.returncode == 0, done.stderr

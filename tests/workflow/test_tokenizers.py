@@ -60,7 +60,7 @@ def test_latents_of_a_split_are_whole_and_described(out):
     np.testing.assert_allclose(marker["mean"], flat.mean(1), rtol=1e-6)
     np.testing.assert_allclose(marker["std"], flat.std(1), rtol=1e-6)
     tables = sorted((out / "latents/valid").glob("*.parquet"))
-    assert [finding for path in tables for finding in verify_table(path, None)] == []
+    assert [finding for path in tables for finding in verify_table(path)] == []
 
 
 def test_reconstructions_of_a_split_are_files(out):
