@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from ct3dlib.cohort.store import StoredVolume, read_status, records, stored_volumes
-from ct3dlib.config import ReportSpec
+from ct3dlib.config import RecipeSpec, ReportSpec
 from ct3dlib.inference.decode import decode_volume, find_tokens
 from ct3dlib.inference.evaluate import read_samples
 from ct3dlib.inference.loaded import Tokenizer
@@ -37,6 +37,7 @@ from ct3dlib.report.pictures import (
     LUNG,
     SOFT,
     Picture,
+    Window,
     above,
     beside,
     difference,
@@ -95,11 +96,11 @@ def build_report(inputs: Inputs, tokenizer: Tokenizer, spec: ReportSpec, *, name
     sections = [
         _overview(catalog, status, tokens=tokens, metrics=metrics, name=name),
         cohort_section({p.parent.name: json.loads(p.read_text()) for p in inputs.statistics}),
-        _inputs(examples, stored_volumes(inputs.regions), window=tokenizer.recipe.window),
+        _inputs(examples, stored_volumes(inputs.regions), recipe=tokenizer.recipe),
         _reconstructions(
             examples, inputs, tokenizer, name=name, measured=metrics["reconstruction"]
         ),
-        _samples(inputs.samples),
+        _samples(inputs.samples, tokenizer.recipe),
         training_section(inputs.runs),
         measures_section(metrics),
         _rejected(pd.concat(tokens.values()), catalog),
@@ -149,14 +150,16 @@ def _inputs(
     examples: Sequence[StoredVolume],
     regions: Sequence[StoredVolume],
     *,
-    window: tuple[float, float],
+    recipe: RecipeSpec,
 ) -> Section:
     masks = {volume.volume: volume for volume in regions}
+    how = "Above in the lung and the soft-tissue window, below in the models' window, plain and"
     blocks: list[Block] = [
         Text(
             "Stored volumes of the held-out split. Axial, coronal, sagittal; the patient's right "
-            "is on the left. Above in the lung and the soft-tissue window, below in the models' "
-            "window, plain and with the regions laid over."
+            f"is on the left. {how} with the regions laid over."
+            if recipe.domain == "hu"
+            else "Stored volumes of the held-out split in the window that models see."
         )
     ]
     for volume in examples:
@@ -164,7 +167,9 @@ def _inputs(
         mask = None
         if found := masks.get(volume.volume):
             mask = on_grid(found.read(), found.affine, affine=volume.affine, shape=volume.shape)
-        rows = [beside([planes(hu, volume.spacing, window=window) for window in (LUNG, SOFT)])]
+        window = volume.own_window or recipe.window
+        shown = _windows(recipe, window)
+        rows = [beside([planes(hu, volume.spacing, window=window) for window in shown])]
         if mask is not None:
             wide = planes(hu, volume.spacing, window=window)
             laid_over = planes(hu, volume.spacing, window=window, regions=mask)
@@ -172,7 +177,8 @@ def _inputs(
         size = " x ".join(f"{s:.1f}" for s in volume.spacing)
         shape = " x ".join(str(n) for n in volume.shape)
         blocks.append(Figure(png(above(rows)), f"{volume.volume}: {shape} voxels, {size} mm"))
-    blocks.append(Legend(tuple(zip(REGIONS[1:], COLORS[1:], strict=True))))
+    if masks:
+        blocks.append(Legend(tuple(zip(REGIONS[1:], COLORS[1:], strict=True))))
     return Section("Inputs and regions", tuple(blocks))
 
 
@@ -187,18 +193,17 @@ def _reconstructions(
     blocks: list[Block] = [
         Text(
             "Held-out volumes decoded from their stored tokens: original, reconstruction, "
-            "difference (red is too high, blue too low, full colour at 500 HU)."
+            "difference (red is too high, blue too low, full colour at a quarter of the window)."
         )
     ]
     table = next(path for path in inputs.tokens if path.stem == "valid")
-    window = tokenizer.recipe.window
     for volume in examples:
-        original = volume.read()
+        original, window = volume.read(), volume.own_window or tokenizer.recipe.window
         decoded = decode_volume(find_tokens(table, volume.volume), tokenizer, stored_grid=True)
         rows: list[Picture] = [
             planes(original, volume.spacing, window=window),
             planes(decoded.array, volume.spacing, window=window),
-            difference(original, decoded.array, volume.spacing),
+            difference(original, decoded.array, volume.spacing, window=window),
         ]
         quality = psnr_db(original, decoded.array, window=window)
         blocks.append(Figure(png(beside(rows)), f"{volume.volume}: PSNR {quality:.2f} dB"))
@@ -212,7 +217,12 @@ def _reconstructions(
     return Section("Reconstructions", tuple(blocks))
 
 
-def _samples(table: Path) -> Section:
+def _windows(recipe: RecipeSpec, window: Window) -> tuple[Window, ...]:
+    """Return in which windows a volume is shown: radiology's for CT, else the models'."""
+    return (LUNG, SOFT) if recipe.domain == "hu" else (window,)
+
+
+def _samples(table: Path, recipe: RecipeSpec) -> Section:
     rows = records(pd.read_csv(table, keep_default_na=False))
     volumes = read_samples(table, [row["file"] for row in rows])
     blocks: list[Block] = [
@@ -220,7 +230,8 @@ def _samples(table: Path) -> Section:
     ]
     for row, volume in zip(rows, volumes, strict=True):
         hu, spacing = volume.array, volume.spacing
-        pictures = [planes(hu, spacing, window=window) for window in (LUNG, SOFT)]
+        shown = _windows(recipe, recipe.window)
+        pictures = [planes(hu, spacing, window=window) for window in shown]
         asked = row["label"] or "no finding"
         caption = f"{row['file']}: asked for {asked}, seed {row['seed']}"
         blocks.append(Figure(png(beside(pictures)), caption))

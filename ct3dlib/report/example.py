@@ -33,7 +33,7 @@ def draw_example(
     window = volume.own_window or tokenizer.recipe.window
     out = reconstruct(tokenizer, original, window=window, windows_per_batch=windows_per_batch).hu
     pictures = [planes(array, volume.spacing, window=window) for array in (original, out)]
-    rows = [beside([*pictures, difference(original, out, volume.spacing)])]
+    rows = [beside([*pictures, difference(original, out, volume.spacing, window=window)])]
     if isinstance(tokenizer.model, KLAutoencoder):
         drawn = draw_prior(tokenizer, tokenizer.model, shape=volume.shape)
         rows.append(planes(drawn, volume.spacing, window=tokenizer.recipe.range))

@@ -17,7 +17,8 @@ from ct3dlib.regions.label_map import COLORS
 
 Picture = UInt8[np.ndarray, "_ _ 3"]  # pictures of one call differ in size
 SOFT = (-160.0, 240.0)
-WIDE = (-1000.0, 1000.0)
+Window = tuple[float, float]
+WIDE: Window = (-1000.0, 1000.0)
 LUNG = (-1350.0, 150.0)
 PIXEL_MM = 1.6
 _GAP = 4
@@ -27,11 +28,11 @@ def planes(
     hu: Num[np.ndarray, "D H W"],
     spacing: tuple[float, float, float],
     *,
-    window: tuple[float, float] = WIDE,
+    window: Window = WIDE,
     regions: Integer[np.ndarray, "D H W"] | None = None,
     at: tuple[float, float, float] = (0.5, 0.5, 0.5),
 ) -> Picture:
-    """Return an axial, a coronal and a sagittal slice side by side.
+    """Return an axial, a coronal and a sagittal slice side by side; of a single slice that one.
 
     Args:
         hu: Canonical orientation.
@@ -43,7 +44,7 @@ def planes(
     gray = np.clip((np.asarray(hu, np.float32) - window[0]) / (window[1] - window[0]), 0, 1)
     cut = [min(n - 1, int(n * share)) for n, share in zip(hu.shape, at, strict=True)]
     pictures = []
-    for axis in range(3):
+    for axis in _cuts(hu):
         shown = np.take(gray, cut[axis], axis=axis)
         size = [s for i, s in enumerate(spacing) if i != axis]
         picture = np.repeat(_scaled(shown, size, order=1)[..., None], 3, axis=-1)
@@ -60,14 +61,19 @@ def difference(
     second: Num[np.ndarray, "D H W"],
     spacing: tuple[float, float, float],
     *,
+    window: Window = WIDE,
     at: tuple[float, float, float] = (0.5, 0.5, 0.5),
-    scale: float = 500.0,
 ) -> Picture:
-    """Return the planes of `second - first`: red is higher, blue lower, full at `scale` HU."""
-    error = np.clip((second.astype(np.float32) - first) / scale, -1, 1)
+    """Return the planes of `second - first`: red higher, blue lower, full at 1/4 of the window."""
+    error = np.clip(4 * (second.astype(np.float32) - first) / (window[1] - window[0]), -1, 1)
     high = planes(np.maximum(error, 0), spacing, window=(0.0, 1.0), at=at)[..., 0]
     low = planes(np.maximum(-error, 0), spacing, window=(0.0, 1.0), at=at)[..., 0]
     return np.stack([high, np.minimum(high, low), low], axis=-1)
+
+
+def _cuts(volume: Num[np.ndarray, "D H W"]) -> range:
+    """Return the axes to cut across: a single slice has nothing to show from the side."""
+    return range(3) if len(volume) > 1 else range(1)
 
 
 def beside(pictures: Sequence[Picture]) -> Picture:

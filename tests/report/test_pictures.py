@@ -75,3 +75,20 @@ def test_png_gives_the_picture_back():
     picture = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
     read = matplotlib.image.imread(io.BytesIO(png(picture)))
     np.testing.assert_array_equal(np.round(read[..., :3] * 255), picture)
+
+
+def test_a_single_slice_is_seen_from_above_alone():
+    slices = np.arange(20.0).reshape(1, 4, 5)
+    assert (
+        planes(slices, CUBE, window=(0.0, 20.0)).shape[1]
+        < planes(np.concatenate([slices, slices]), CUBE, window=(0.0, 20.0)).shape[1]
+    )
+    assert difference(slices, slices, CUBE).shape == planes(slices, CUBE).shape
+
+
+def test_a_difference_is_full_at_a_quarter_of_the_window():
+    first = np.zeros((1, 1, 2))
+    second = np.array([[[64.0, -32.0]]])
+    picture = difference(first, second, CUBE, window=(0.0, 256.0))
+    assert picture[..., 0].max() == 255
+    assert 120 < picture[..., 2].max() < 135
