@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from ct3dlib import __version__
+from ct3dlib.cli_generate import generate
 from ct3dlib.cli_interchange import export, importing
 from ct3dlib.cli_single import default_device, encode, nifti_name, reconstruct
 from ct3dlib.cohort.location import location
@@ -116,6 +117,7 @@ def describe(
 
 app.command()(reconstruct)
 app.command()(encode)
+app.command()(generate)
 app.command()(export)
 app.add_typer(importing, name="import")
 
