@@ -14,6 +14,8 @@ from ct3dlib.config import CausalTokenizerSpec, LFQSpec, MaskGITNetworkSpec, Rec
 from ct3dlib.inference.loaded import contract_of
 from ct3dlib.models import build_model
 from ct3dlib.models.exported import load_model, save_model
+from ct3dlib.scan.nifti import write_nifti
+from ct3dlib.scan.volume import Volume
 
 TOKENIZER = CausalTokenizerSpec(
     filters=4,
@@ -33,7 +35,7 @@ AFFINE = np.array([[0, 0, 2.0, 5], [0, 2.0, 0, 6], [3.0, 0, 0, 7], [0, 0, 0, 1]]
 def models(tmp_path: Path) -> Path:
     """Return a folder with a tokenizer and a transformer of its tokens, neither trained."""
     torch.manual_seed(0)
-    recipe = RecipeSpec(spacing=(3.0, 2.0, 2.0))
+    recipe = RecipeSpec(spacing=(3.0, 2.0, 2.0), hu_state="hu", min_slices=2)
     folder = tmp_path / "models"
     save_model(
         folder / "lfq",
@@ -53,7 +55,22 @@ def models(tmp_path: Path) -> Path:
     for block in transformer.blocks:  # zero at first, so that no label shows
         torch.nn.init.normal_(block.modulation.weight, std=0.5)
     save_model(folder / "maskgit", transformer, spec=TRANSFORMER, contract=contract, training={})
+    spec = TRANSFORMER.model_copy(update={"source": True})
+    translator = build_model(spec)
+    for block in translator.blocks:
+        torch.nn.init.normal_(block.modulation.weight, std=0.5)
+    save_model(folder / "translator", translator, spec=spec, contract=contract, training={})
     return folder
+
+
+@pytest.fixture
+def scan(tmp_path: Path) -> Path:
+    """Return a scan of another grid than the training's."""
+    array = np.random.default_rng(0).integers(-1000, 1000, (12, 17, 14)).astype(np.int16)
+    affine = np.array([[0, 0, -2.0, 40], [0, -2.0, 0, 30], [2.5, 0, 0, -9], [0, 0, 0, 1]])
+    path = tmp_path / "scan.nii.gz"
+    write_nifti(path, Volume(array, affine))
+    return path
 
 
 def _ct3d(monkeypatch, capsys, *arguments: object, code: int = 0) -> str:
@@ -135,3 +152,37 @@ def test_what_is_wrong_is_said_before_anything_is_drawn(models, tmp_path, monkey
     said = fails(transformer, "-o", tmp_path / "full", code=2)
     assert "is there already; give a folder that is new or" in said
     assert (tmp_path / "full/sample_0000.nii.gz").exists()
+
+
+def test_a_scan_is_translated_on_its_own_grid(models, scan, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out"
+    asked = ("--source", scan, "--source-label", "cyst", "--label", "stone", "--num-samples", 2)
+    _ct3d(monkeypatch, capsys, models / "translator", "-o", out, *asked)
+    table = pd.read_csv(out / "samples.csv")
+    assert table["indices_sha256"].nunique() == 2
+    source = nibabel.load(scan)
+    for name in table["file"]:
+        image = nibabel.load(out / name)
+        assert image.shape == source.shape
+        np.testing.assert_allclose(image.affine, source.affine, atol=1e-4)
+
+    def first(name: str, *changes: object) -> str:
+        _ct3d(monkeypatch, capsys, models / "translator", "-o", tmp_path / name, *asked, *changes)
+        return pd.read_csv(tmp_path / name / "samples.csv")["indices_sha256"][0]
+
+    before = table["indices_sha256"][0]
+    assert first("again") == before
+    assert first("from", "--source-label", "stone") != before
+    assert first("to", "--label", "cyst", "--seed", 0) == before  # two labels, one after another
+
+
+def test_who_translates_and_what_is_said(models, scan, tmp_path, monkeypatch, capsys):
+    def fails(*arguments: object, code: int) -> str:
+        return _ct3d(monkeypatch, capsys, *arguments, "-o", tmp_path / "out", code=code)
+
+    said = fails(models / "maskgit", "--source", scan, code=1)
+    assert "was trained without sources (transformer.source)" in said
+    said = fails(models / "translator", "--source", scan, "--source-label", "t1", code=1)
+    assert "label 't1' is unknown to this model" in said
+    assert "belong to a --source" in fails(models / "translator", "--source-label", "cyst", code=2)
+    assert "no such file" in fails(models / "translator", "--source", tmp_path / "x.nii", code=1)

@@ -7,6 +7,7 @@ import torch
 
 from ct3dlib.cohort.catalog import read_catalog
 from ct3dlib.config import MaskGITNetworkSpec, TransformerSpec
+from ct3dlib.errors import StoreError
 from ct3dlib.inference.contract import check_tokens
 from ct3dlib.inference.loaded import load_tokenizer
 from ct3dlib.models.exported import save_model
@@ -21,8 +22,14 @@ def main(args: Namespace) -> None:
     """Train and export."""
     spec: TransformerSpec = args.spec
     catalog = read_catalog(args.catalog)
-    items = TokenItems([args.tokens / "train.parquet"], catalog)
-    validation = TokenItems([args.tokens / "tune.parquet"], catalog)
+    sources = spec.source is not None
+    items = TokenItems([args.tokens / "train.parquet"], catalog, sources=sources)
+    validation = TokenItems([args.tokens / "tune.parquet"], catalog, sources=sources)
+    if sources and not items.has_sources:
+        raise StoreError(
+            "transformer.source: no study has two encoded volumes of different labels in the train "
+            "split; give the catalog several modalities of a study, or set source to null"
+        )
     grid = items.grid
     tokenizer = load_tokenizer(args.tokenizer, torch.device("cpu"))
     check_tokens(items.first, tokenizer)
@@ -30,6 +37,7 @@ def main(args: Namespace) -> None:
         **spec.model.model_dump(exclude={"bits_per_group"}),
         radices=spec.model.radices(tokenizer.model.spec.quantizer),
         num_labels=len(items.names),
+        source=sources,
     )
     torch.set_num_threads(spec.threads)
     torch.manual_seed(spec.seed)

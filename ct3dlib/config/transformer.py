@@ -85,6 +85,9 @@ class MaskGITNetworkSpec(BlocksSpec):
         min_length=1, description="Classes of each digit of an index, the least significant first."
     )
     num_labels: NonNegativeInt = Field(description="Length of the label vector; 0: unconditional.")
+    source: bool = Field(
+        default=False, description="Whether it sees indices and labels of another volume."
+    )
 
     @property
     def codebook_size(self) -> int:
@@ -98,6 +101,11 @@ class TransformerSpec(TrainSpec):
     model: MaskGITSpec
     mask_schedule: MaskSchedule = Field(default="arccos", description="Law of the masked share.")
     label_dropout: Fraction = Field(default=0.1, description="Share of items without their labels.")
+    source: Literal["study"] | None = Field(
+        default=None,
+        description="study: translate from another volume of the same study, as another modality.",
+    )
+    source_dropout: Fraction = Field(default=0.1, description="Share of items without source.")
     label_smoothing: Fraction = 0.1
 
 

@@ -1,46 +1,77 @@
 """Volumes drawn from a trained token transformer."""
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from ct3dlib.cohort.hashes import array_sha256
-from ct3dlib.config import SamplesSpec
+from ct3dlib.config import SamplesSpec, Shape
 from ct3dlib.errors import CheckpointError
+from ct3dlib.inference.decode import to_volume
 from ct3dlib.inference.loaded import Tokenizer, Transformer
-from ct3dlib.inference.reconstruct import decode_indices
+from ct3dlib.inference.reconstruct import decode_indices, encode_volume
 from ct3dlib.inference.sampler import Prompt, sample_indices, sample_seeds
+from ct3dlib.inference.single import Scan
+from ct3dlib.models.maskgit import Source
 from ct3dlib.progress import progress
 from ct3dlib.scan.nifti import write_nifti
 from ct3dlib.scan.volume import Volume
 
+_WINDOWS_PER_BATCH = 8
+
+
+@dataclass(frozen=True)
+class SourceScan:
+    """What is translated.
+
+    Args:
+        scan: On the grid of the tokenizer's recipe.
+        label: What it is, as the catalog names it.
+    """
+
+    scan: Scan
+    label: str
+
 
 def generate_samples(
-    model: Transformer, tokenizer: Tokenizer, spec: SamplesSpec, *, folder: Path
+    model: Transformer,
+    tokenizer: Tokenizer,
+    spec: SamplesSpec,
+    *,
+    folder: Path,
+    source: SourceScan | None = None,
 ) -> pd.DataFrame:
-    """Draw volumes and write them as NIfTI in HU on the grid of the training volumes.
+    """Draw volumes and write them as NIfTI.
+
+    They lie on the grid of the training volumes, in HU or whatever the recipe's window spans;
+    translated ones on the grid of the source, in its window.
 
     Args:
         model: A trained token transformer.
         tokenizer: The tokenizer whose indices it learnt.
         spec: How many, which labels, how they are drawn.
         folder: Where `sample_{i:04d}.nii.gz` go.
+        source: What is translated, by a model that was trained to.
 
     Returns:
         One row per sample: sample, file, label, seed, hash of its indices.
 
     Raises:
-        CheckpointError: The transformer learnt another tokenizer's indices, or a label is unknown
-            to it.
+        CheckpointError: The transformer learnt another tokenizer's indices, a label is unknown to
+            it, or it does not translate.
     """
     if model.tokenizer_sha256 != tokenizer.sha256:
         raise CheckpointError(
             "the transformer learnt the indices of another tokenizer; train it again, or give the "
             "tokenizer it was trained with"
         )
-    rows, domain = [], tokenizer.recipe.domain
+    translated = None if source is None else _encoded(model, tokenizer, source)
+    rows = []
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("sample_*.nii.gz"):
         old.unlink()
@@ -48,22 +79,56 @@ def generate_samples(
     for i, seed in enumerate(progress(seeds, name="samples", unit="sample")):
         # A data set without labels is asked for nothing, whatever the config names.
         label = spec.labels[i % len(spec.labels)] if spec.labels and model.labels else ""
-        prompt = label_prompt(model, label, seed=seed)
-        indices = sample_indices(model.model, prompt, grid=model.grid, spec=spec)
-        hu = decode_indices(
-            tokenizer,
-            indices[0],
-            shape=model.volume_shape,
-            window=tokenizer.recipe.window,
-        )
+        prompt = replace(label_prompt(model, label, seed=seed), source=translated)
+        grid = model.grid if translated is None else _grid(translated)
+        indices = sample_indices(model.model, prompt, grid=grid, spec=spec)
         path = folder / f"sample_{i:04d}.nii.gz"
-        low, high = (-1024, 3071) if domain == "hu" else (-32768, 32767)
-        array = np.clip(np.rint(hu), low, high).astype(np.int16)
-        write_nifti(path, Volume(array, model.affine, domain))
+        write_nifti(path, _decoded(model, tokenizer, indices[0], source))
         digest = array_sha256(indices[0].cpu().numpy().astype(np.int32))
         row = {"sample": i, "file": path.name, "label": label, "seed": seed}
         rows.append({**row, "indices_sha256": digest})
     return pd.DataFrame(rows)
+
+
+def _encoded(model: Transformer, tokenizer: Tokenizer, source: SourceScan) -> Source:
+    """Return the tokens and the label of a scan that is translated."""
+    if not model.model.spec.source:
+        raise CheckpointError(
+            "the transformer was trained without sources (transformer.source): it draws volumes "
+            "and translates none"
+        )
+    encoded = encode_volume(
+        tokenizer,
+        source.scan.volume.array,
+        window=source.scan.window,
+        windows_per_batch=_WINDOWS_PER_BATCH,
+    )
+    labels = label_prompt(model, source.label, seed=0).labels
+    return Source(encoded.indices[None].cpu(), labels, torch.ones(1, dtype=torch.bool))
+
+
+def _grid(source: Source) -> Shape:
+    """Return the tokens along (D, H, W) of a source."""
+    _, depth, height, width = source.indices.shape
+    return depth, height, width
+
+
+def _decoded(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    indices: Int[Tensor, "D H W"],
+    source: SourceScan | None,
+) -> Volume:
+    """Return the volume of indices, int16, where it belongs."""
+    domain = tokenizer.recipe.domain
+    if source is not None:
+        scan = source.scan
+        values = decode_indices(tokenizer, indices, shape=scan.volume.shape, window=scan.window)
+        ct3d = {"affine": scan.record.affine, "record": scan.record.model_dump(mode="json")}
+        return to_volume(values, ct3d, domain=domain)
+    window = tokenizer.recipe.window
+    values = decode_indices(tokenizer, indices, shape=model.volume_shape, window=window)
+    return to_volume(values, {"affine": model.affine}, domain=domain, stored_grid=True)
 
 
 def label_prompt(model: Transformer, label: str, *, seed: int) -> Prompt:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ct3dlib.config import MaskSchedule, SampleOrder, SamplesSpec, Shape
 from ct3dlib.inference.halton import halton_order
-from ct3dlib.models.maskgit import MaskGIT
+from ct3dlib.models.maskgit import MaskGIT, Source
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,11 +29,13 @@ class Prompt:
         seeds: One per sample. A sample depends on its own seed and not on its neighbours.
         labels: Multi-hot, B L.
         label_present: False draws a sample without labels.
+        source: What is translated, of a model that sees a source.
     """
 
     seeds: Sequence[int]
     labels: Float[Tensor, "B L"]
     label_present: Bool[Tensor, " B"]
+    source: Source | None = None
 
     def __post_init__(self) -> None:
         if not len(self.seeds) == len(self.labels) == len(self.label_present):
@@ -247,25 +249,41 @@ def _guided_logits(
     masked: Bool[Tensor, "B D H W"],
     weight: float,
 ) -> Float[Tensor, "B D H W G K"]:
-    """Return logits that lean away from those without labels, both out of one forward pass.
+    """Return logits that lean away from those without labels and source, out of one forward pass.
 
     Classifier-free guidance: Ho and Salimans (arXiv:2207.12598, equation 6).
     """
     labels = prompt.labels.to(indices.device)
     present = prompt.label_present.to(indices.device)
+    source = None if prompt.source is None else _moved(prompt.source, indices.device)
     if weight == 0:
-        return model(indices, masked, labels=labels, label_present=present).float()
-    with_labels, without = (
+        return model(indices, masked, labels=labels, label_present=present, source=source).float()
+    asked, unasked = (
         model(
             indices.repeat(2, 1, 1, 1),
             masked.repeat(2, 1, 1, 1),
             labels=labels.repeat(2, 1),
             label_present=torch.cat((present, torch.zeros_like(present))),
+            source=source and _with_none(source),
         )
         .float()
         .chunk(2)
     )
-    return (1 + weight) * with_labels - weight * without
+    return (1 + weight) * asked - weight * unasked
+
+
+def _moved(source: Source, device: torch.device) -> Source:
+    """Return a source on a device."""
+    return Source(source.indices.to(device), source.labels.to(device), source.present.to(device))
+
+
+def _with_none(source: Source) -> Source:
+    """Return a source twice, the second time absent."""
+    return Source(
+        source.indices.repeat(2, 1, 1, 1),
+        source.labels.repeat(2, 1),
+        torch.cat((source.present, torch.zeros_like(source.present))),
+    )
 
 
 def _draw(

@@ -10,6 +10,7 @@ index, K classes of the largest digit, L labels.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int, Int64
@@ -52,11 +53,27 @@ class Digits(nn.Module):
         return (digits * self.weights).sum(-1)
 
 
+@dataclass(frozen=True, eq=False)
+class Source:
+    """Another volume that is translated, of the same grid.
+
+    Args:
+        indices: In the codebook; ignored where absent.
+        labels: Multi-hot, what it is; ignored where absent.
+        present: Whether an item has a source.
+    """
+
+    indices: Int[Tensor, "B D H W"]
+    labels: Float[Tensor, "B L"]
+    present: Bool[Tensor, " B"]
+
+
 class MaskGIT(nn.Module):
     """Bidirectional transformer over a grid of indices, some of them masked.
 
     Labels steer every block through AdaLN-Zero; items without labels have a condition of their
-    own, which label guidance contrasts with.
+    own, which guidance contrasts with. The tokens of a source join those at their own positions,
+    and its labels steer beside the labels that are wanted.
     """
 
     def __init__(self, spec: MaskGITNetworkSpec) -> None:
@@ -70,6 +87,10 @@ class MaskGIT(nn.Module):
         self.masked_embedding = nn.Parameter(torch.randn(hidden))
         self.label_embeddings = nn.Parameter(torch.randn(spec.num_labels, hidden))
         self.presence_embeddings = nn.Parameter(torch.randn(2, hidden))  # labels absent, present
+        if spec.source:
+            self.source_tokens = nn.Linear(hidden, hidden)
+            self.source_label_embeddings = nn.Parameter(torch.randn(spec.num_labels, hidden))
+            self.source_presence_embeddings = nn.Parameter(torch.randn(2, hidden))
         self.dropout = nn.Dropout(spec.dropout)
         self.blocks = nn.ModuleList(AdaLNZeroBlock(spec) for _ in range(spec.num_layers))
         self.norm = nn.LayerNorm(hidden, eps=1e-6)
@@ -82,6 +103,7 @@ class MaskGIT(nn.Module):
         *,
         labels: Float[Tensor, "B L"],
         label_present: Bool[Tensor, " B"],
+        source: Source | None = None,
     ) -> Float[Tensor, "B D H W G K"]:
         """Return the logits of every digit at every position.
 
@@ -92,32 +114,59 @@ class MaskGIT(nn.Module):
             masked: True where the index is hidden.
             labels: Multi-hot, in [0, 1]; ignored where absent.
             label_present: Whether an item has labels.
+            source: What is translated, of a model that sees one; None: nothing.
+
+        Raises:
+            ValueError: A source is given to a model without one.
         """
+        source = self._source(source, indices, labels)
         _, *grid = indices.shape
         positions = grid_positions((grid[0], grid[1], grid[2]), indices.device)  # N 3
         angles = rotary_angles(positions, self.spec.head_size)
-        condition = self._condition(labels, label_present)
+        condition = self._condition(labels, label_present, source)
         # Rotations see distances only; without absolute positions a grid that is all masked would
         # be the same everywhere.
-        tokens = self._embed(indices.flatten(1), masked.flatten(1))  # B N C
+        visible = self._embed(indices.flatten(1))  # B N C
+        tokens = torch.where(masked.flatten(1)[..., None], self.masked_embedding, visible)
+        if source is not None:
+            seen = self.source_tokens(self._embed(source.indices.flatten(1)))
+            tokens = tokens + torch.where(source.present[:, None, None], seen, 0.0)
         tokens = self.dropout(tokens + sincos_3d(positions, self.spec.hidden_size))
         for block in self.blocks:
             tokens = block(tokens, condition=condition, angles=angles)
         logits = self.heads(self.norm(tokens)).unflatten(-1, self.digits.possible.shape)
         return logits.masked_fill(~self.digits.possible, _IMPOSSIBLE).unflatten(1, grid)
 
+    def _source(
+        self, source: Source | None, indices: Int[Tensor, "B D H W"], labels: Float[Tensor, "B L"]
+    ) -> Source | None:
+        """Return the source of a model that sees one, absent where none is given."""
+        if not self.spec.source:
+            if source is not None:
+                raise ValueError("this model was trained without a source; leave it out")
+            return None
+        if source is None:
+            absent = torch.zeros(len(indices), dtype=torch.bool, device=indices.device)
+            return Source(torch.zeros_like(indices), torch.zeros_like(labels), absent)
+        return source
+
     def _condition(
-        self, labels: Float[Tensor, "B L"], label_present: Bool[Tensor, " B"]
+        self,
+        labels: Float[Tensor, "B L"],
+        label_present: Bool[Tensor, " B"],
+        source: Source | None,
     ) -> Float[Tensor, "B C"]:
         """Return a vector per item: the sum of its labels' vectors and of their presence's."""
         labels = torch.where(label_present[:, None], labels, 0.0)
-        return labels @ self.label_embeddings + self.presence_embeddings[label_present.long()]
+        found = labels @ self.label_embeddings + self.presence_embeddings[label_present.long()]
+        if source is None:
+            return found
+        labels = torch.where(source.present[:, None], source.labels, 0.0)
+        presence = self.source_presence_embeddings[source.present.long()]
+        return found + labels @ self.source_label_embeddings + presence
 
-    def _embed(
-        self, indices: Int[Tensor, "B N"], masked: Bool[Tensor, "B N"]
-    ) -> Float[Tensor, "B N C"]:
-        """Return the sum of the digit embeddings of each index, or the masked embedding."""
+    def _embed(self, indices: Int[Tensor, "B N"]) -> Float[Tensor, "B N C"]:
+        """Return the sum of the digit embeddings of each index."""
         num_digits, classes = self.digits.possible.shape
         first_row = classes * torch.arange(num_digits, device=indices.device)
-        visible = self.digit_embeddings(self.digits.split(indices) + first_row).sum(-2)
-        return torch.where(masked[..., None], self.masked_embedding, visible)
+        return self.digit_embeddings(self.digits.split(indices) + first_row).sum(-2)

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from ct3dlib.config import MaskGITNetworkSpec, MaskSchedule, Shape, TransformerSpec
 from ct3dlib.inference.sampler import masked_share
 from ct3dlib.losses.masked import masked_cross_entropy
-from ct3dlib.models.maskgit import MaskGIT
+from ct3dlib.models.maskgit import MaskGIT, Source
 from ct3dlib.training.draws import uniform
 from ct3dlib.training.objective import Batch, Metrics, Objective, masked_mean
 
 # Streams of an item's random draws.
-_SHARE, _ORDER, _LABELS = range(3)
+_SHARE, _ORDER, _LABELS, _SOURCE = range(4)
 
 
 def draw_masked(
@@ -34,7 +34,8 @@ def draw_masked(
 class MaskGITObjective(Objective):
     """A token transformer and its loss.
 
-    A batch holds `indices` B D H W, `labels` B L and `label_present` B.
+    A batch holds `indices` B D H W, `labels` B L and `label_present` B; of a model with a source
+    also `source_indices`, `source_labels` and `source_present`.
     """
 
     def __init__(self, spec: TransformerSpec, network: MaskGITNetworkSpec) -> None:
@@ -56,7 +57,13 @@ class MaskGITObjective(Objective):
             indices,
             masked,
             labels=batch["labels"],
-            label_present=self._label_present(batch["item_seed"], batch["label_present"]),
+            label_present=self._kept(
+                batch["item_seed"],
+                batch["label_present"],
+                dropout=self.spec.label_dropout,
+                stream=_LABELS,
+            ),
+            source=self._source(batch),
         )
         classes, possible = self.model.digits.split(indices), self.model.digits.possible
         entropies = masked_cross_entropy(
@@ -75,14 +82,31 @@ class MaskGITObjective(Objective):
         """Return the transformer's blocks."""
         return list(self.model.blocks)
 
-    def _label_present(
-        self, item_seed: Int[Tensor, " B"], label_present: Bool[Tensor, " B"]
+    def _source(self, batch: Batch) -> Source | None:
+        """Return what items are translated from, where the model sees that."""
+        if not self.model.spec.source:
+            return None
+        present = self._kept(
+            batch["item_seed"],
+            batch["source_present"],
+            dropout=self.spec.source_dropout,
+            stream=_SOURCE,
+        )
+        return Source(batch["source_indices"], batch["source_labels"], present)
+
+    def _kept(
+        self,
+        item_seed: Int[Tensor, " B"],
+        present: Bool[Tensor, " B"],
+        *,
+        dropout: float,
+        stream: int,
     ) -> Bool[Tensor, " B"]:
-        """Return which items show their labels: in training some lose them, for guidance."""
+        """Return which items show a condition: in training some lose it, for guidance."""
         if not self.training:
-            return label_present
-        draws = uniform(item_seed, (1,), _LABELS).squeeze(1)
-        return label_present & (draws >= self.spec.label_dropout)
+            return present
+        draws = uniform(item_seed, (1,), stream).squeeze(1)
+        return present & (draws >= dropout)
 
 
 def _masked_counts(

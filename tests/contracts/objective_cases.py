@@ -226,6 +226,30 @@ def _vae() -> TokenizerObjective:
     return _tokenizer(model, loss=TokenizerLossSpec(kl=0.01))
 
 
+class Pairs(Items):
+    """Grids of two kinds, each with the other kind's grid as its source."""
+
+    def __len__(self) -> int:
+        return len(Grids())
+
+    def item(self, index: int, rng: np.random.Generator) -> dict[str, Tensor]:
+        other = Grids().item(1 - index % 2, rng)
+        return {
+            **Grids().item(index, rng),
+            "source_indices": other["indices"],
+            "source_labels": other["labels"],
+            "source_present": torch.tensor(index != 5),
+        }
+
+
+def _translation() -> MaskGITObjective:
+    model = MaskGITSpec(hidden_size=24, num_layers=1, num_heads=2, dropout=0.0, bits_per_group=3)
+    spec = TransformerSpec(
+        steps=1, batch_size=1, micro_batch_size=1, model=model, source="study", source_dropout=0.2
+    )
+    return MaskGITObjective(spec, _network(model).model_copy(update={"source": True}))
+
+
 def _network(model: MaskGITSpec) -> MaskGITNetworkSpec:
     fields = model.model_dump(exclude={"bits_per_group"})
     return MaskGITNetworkSpec(**fields, radices=model.radices(LFQSpec(bits=6)), num_labels=1)
@@ -279,6 +303,7 @@ CASES = {
     "vae": Case(_vae, Blobs(), falls_to=0.7, steps=15),
     "augmented": Case(_augmented, Blobs(), falls_to=0.7, steps=30, tolerance=1e-4),
     "slice_features": Case(_slice_features, BlobSlices(), steps=30, tolerance=1e-4),
+    "translation": Case(_translation, Pairs(), falls_to=0.7, steps=40, tolerance=1e-4),
     "maskgit": Case(_maskgit, Grids(), falls_to=0.7, steps=40, tolerance=1e-4),
 }
 

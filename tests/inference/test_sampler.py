@@ -36,7 +36,7 @@ class Fixed(MaskGIT):
         self.shown: list[torch.Tensor] = []
         self.eval()
 
-    def forward(self, indices, masked, *, labels, label_present):
+    def forward(self, indices, masked, *, labels, label_present, source=None):
         self.shown.append(torch.where(masked, -1, indices))
         return torch.stack([self.logits if p else self.unlabelled for p in label_present])
 

@@ -1,10 +1,11 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from ct3dlib.config import FSQSpec, LFQSpec, MaskGITNetworkSpec, MaskGITSpec
-from ct3dlib.models.maskgit import Digits, MaskGIT
+from ct3dlib.models.maskgit import Digits, MaskGIT, Source
 from ct3dlib.quantizers.fsq import FSQ
 
 SPEC = MaskGITNetworkSpec(
@@ -29,6 +30,56 @@ def _inputs(shape=(2, 2, 3, 4)) -> dict[str, torch.Tensor]:
         "labels": torch.rand(shape[0], 4).round(),
         "label_present": torch.ones(shape[0], dtype=torch.bool),
     }
+
+
+def _translator() -> MaskGIT:
+    return _awake(SPEC.model_copy(update={"source": True}))
+
+
+def _source(labels: torch.Tensor, seed: int = 2) -> Source:
+    generator = torch.Generator().manual_seed(seed)
+    indices = torch.randint(0, 64, (2, 2, 3, 4), generator=generator)
+    return Source(indices, labels, torch.ones(2, dtype=torch.bool))
+
+
+@torch.no_grad()
+def test_tokens_and_label_of_a_source_and_the_wanted_label_all_count():
+    model, inputs = _translator(), _inputs()
+    one, other = torch.eye(4)[[0, 0]], torch.eye(4)[[1, 1]]
+    before = model(**inputs, source=_source(one))
+    assert not torch.allclose(model(**inputs, source=_source(other)), before)
+    assert not torch.allclose(model(**inputs, source=_source(one, seed=3)), before)
+    wanted = {**inputs, "labels": 1 - inputs["labels"]}
+    assert not torch.allclose(model(**wanted, source=_source(one)), before)
+
+
+@torch.no_grad()
+def test_a_source_that_is_absent_is_not_seen():
+    model, inputs = _translator(), _inputs()
+    absent = torch.zeros(2, dtype=torch.bool)
+    nothing = model(**inputs)
+    for seed in (2, 3):
+        source = replace(_source(torch.rand(2, 4), seed), present=absent)
+        assert torch.equal(model(**inputs, source=source), nothing)
+    assert not torch.allclose(model(**inputs, source=_source(torch.zeros(2, 4))), nothing)
+
+
+@torch.no_grad()
+def test_a_token_of_the_source_is_seen_at_its_own_position_most():
+    model, inputs = _translator(), _inputs()
+    inputs["masked"][:] = True
+    first = _source(torch.zeros(2, 4))
+    changed = first.indices.clone()
+    changed[:, 1, 2, 3] = 63 - changed[:, 1, 2, 3]
+    gap = model(**inputs, source=replace(first, indices=changed)) - model(**inputs, source=first)
+    by_place = gap.abs().amax((0, 4, 5)).flatten()
+    assert by_place.argmax() == 23
+    assert by_place[23] > 2 * by_place[:23].max()
+
+
+def test_a_model_without_a_source_takes_none():
+    with pytest.raises(ValueError, match="was trained without a source; leave it out"):
+        _awake()(**_inputs(), source=_source(torch.zeros(2, 4)))
 
 
 def test_digit_0_is_the_least_significant():

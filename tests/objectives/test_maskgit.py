@@ -101,10 +101,10 @@ def test_labels_are_dropped_at_their_rate_in_training_only():
     objective = _objective(label_dropout=0.1)
     seeds, present = torch.arange(4000), torch.ones(4000, dtype=torch.bool)
     present[:1000] = False
-    kept = objective._label_present(seeds, present)
+    kept = objective._kept(seeds, present, dropout=0.1, stream=2)
     assert not kept[:1000].any()
     assert kept[1000:].float().mean().item() == pytest.approx(0.9, abs=0.02)
-    assert torch.equal(objective.eval()._label_present(seeds, present), present)
+    assert torch.equal(objective.eval()._kept(seeds, present, dropout=0.1, stream=2), present)
 
 
 def test_validation_repeats():

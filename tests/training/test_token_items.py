@@ -45,6 +45,7 @@ def _catalog(labels: dict[str, object], classes: dict[str, str | None]) -> pd.Da
     names = sorted({*labels, *classes})
     columns = {
         "volume": names,
+        "study": [name[0] for name in names],
         "labels": pd.Series([labels.get(name) for name in names], dtype="object"),
         "label": pd.Series([classes.get(name) for name in names], dtype="object"),
     }
@@ -99,3 +100,25 @@ def test_grids_that_differ_are_named(tmp_path):
         StoreError, match=r"token grids differ: a has \(1, 1, 2\), b has \(1, 2, 2\)"
     ):
         TokenItems([table], catalog)
+
+
+def test_a_source_is_another_volume_of_the_study_with_another_label(tmp_path):
+    names = ("p1", "p2", "p3", "q1", "r1", "r2")
+    table, indices = _tokens(tmp_path, dict.fromkeys(names, (1, 2, 2)))
+    classes = {"p1": "t1", "p2": "t2", "p3": "flair", "q1": "t1", "r1": "t1", "r2": "t1", "z": None}
+    items = TokenItems([table], _catalog({}, classes), sources=True)
+    assert items.has_sources
+    seen = set()
+    for draw in range(20):
+        item = items.item(0, np.random.default_rng(draw))
+        assert bool(item["source_present"])
+        (found,) = (n for n in names if (indices[n] == item["source_indices"].numpy()).all())
+        assert item["source_labels"].tolist() == [
+            float(classes[found] == name) for name in ("flair", "t1", "t2")
+        ]
+        seen.add(found)
+    assert seen == {"p2", "p3"}
+    for lonely in (3, 4, 5):  # one volume in its study, and two of one label
+        assert not bool(items.item(lonely, RNG)["source_present"])
+    assert not TokenItems([table], _catalog({}, classes)).has_sources
+    assert "source_indices" not in TokenItems([table], _catalog({}, classes)).item(0, RNG)

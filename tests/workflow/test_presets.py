@@ -50,9 +50,12 @@ def _brats(root: Path) -> dict[str, Any]:
     }
     window = {"roi_size": [8, 8, 8], "overlap": 0.5, "sw_batch_size": 2, "mode": "gaussian"}
     section = {**MAISI, "crop": [8, 8, 8], "model": model, "sliding_window": window}
+    transformer = {"hidden_size": 32, "num_layers": 1, "num_heads": 2}
     return {
         "catalog": {"tune": 0.2, "valid": 0.2, "shards": ONE_SHARD},
         "tokenizers": {"maisi": section},
+        "transformer": {**SHORT, "batch_size": 2, "micro_batch_size": 2, "model": transformer},
+        "samples": {"num_samples": 2, "steps": 3},
     }
 
 
@@ -106,7 +109,9 @@ def test_a_preset_trains_measures_and_encodes(
     preset.write_text(yaml.safe_dump(write(tmp_path / "raw")))
     variables = {variable: str(tmp_path / "raw")}
     targets = ["tokens/valid.done", "reconstructions/valid.done", "metrics/reconstruction.json"]
-    targets += ["latents/valid.done"] if name == "pictures" else []
+    targets += {"pictures": ["latents/valid.done"], "brats-fsq": ["samples/samples.csv"]}.get(
+        name, []
+    )
 
     def run(over: Path) -> None:
         given = [repository / f"configs/{name}.yaml", over]
@@ -121,6 +126,10 @@ def test_a_preset_trains_measures_and_encodes(
         assert 0 < found["valid"]["ssim"] < 1
     tables = find_tables(out)
     assert not [finding for table in tables for finding in verify_table(table)]
+    if name == "brats-fsq":
+        # The transformer is asked for modalities, and has learnt to translate one into another.
+        assert pd.read_csv(out / "samples/samples.csv")["label"].tolist() == ["t1", "t1ce"]
+        assert json.loads((out / "models/transformer/spec.json").read_text())["spec"]["source"]
     if name == "pictures":
         _encodes_the_same_with_a_model_that_is_given(run, tmp_path)
 
