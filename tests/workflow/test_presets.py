@@ -123,7 +123,7 @@ def test_a_preset_trains_measures_and_encodes(
     assert json.loads((out / "tokens/valid.done").read_text())["encoded"] == encoded
     for found in json.loads((out / "metrics/reconstruction.json").read_text()).values():
         assert found["valid"]["n"] == encoded
-        assert 0 < found["valid"]["ssim"] < 1
+        assert -1 < found["valid"]["ssim"] < 1  # four steps teach nothing
     tables = find_tables(out)
     assert not [finding for table in tables for finding in verify_table(table)]
     if name == "brats-fsq":
