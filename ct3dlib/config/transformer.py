@@ -50,10 +50,20 @@ class BlocksSpec(Spec):
         return self.hidden_size // self.num_heads
 
 
-class MaskGITSpec(BlocksSpec):
-    """Masked-token transformer with a head for each digit of an index, and 3D positions."""
+class ConditionedSpec(BlocksSpec):
+    """Blocks that know what is asked for."""
 
     name: Literal["maskgit"] = "maskgit"
+    conditioning: Literal["adaln", "in_context"] = Field(
+        default="adaln",
+        description="adaln: labels steer every block and a source is added to the tokens; "
+        "in_context: both are tokens of their own before the others.",
+    )
+
+
+class MaskGITSpec(ConditionedSpec):
+    """Masked-token transformer with a head for each digit of an index, and 3D positions."""
+
     bits_per_group: Annotated[int, Field(ge=1, le=16)] = Field(
         default=9, description="LFQ: bits of a head's 2^n classes. FSQ has a head for each level."
     )
@@ -77,10 +87,9 @@ class MaskGITSpec(BlocksSpec):
                 return (2**self.bits_per_group,) * groups
 
 
-class MaskGITNetworkSpec(BlocksSpec):
+class MaskGITNetworkSpec(ConditionedSpec):
     """A token transformer with what it takes from its tokenizer and its catalog."""
 
-    name: Literal["maskgit"] = "maskgit"
     radices: tuple[Radix, ...] = Field(
         min_length=1, description="Classes of each digit of an index, the least significant first."
     )

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ct3dlib.config import MaskGITNetworkSpec
 from ct3dlib.nn.position import grid_positions, rotary_angles, sincos_3d
-from ct3dlib.nn.transformer import AdaLNZeroBlock
+from ct3dlib.nn.transformer import AdaLNZeroBlock, PreNormBlock
 
 # Finite, so that differences of logits stay numbers, and far below any that a head makes.
 _IMPOSSIBLE = -1e4
@@ -73,7 +73,8 @@ class MaskGIT(nn.Module):
 
     Labels steer every block through AdaLN-Zero; items without labels have a condition of their
     own, which guidance contrasts with. The tokens of a source join those at their own positions,
-    and its labels steer beside the labels that are wanted.
+    and its labels steer beside the labels that are wanted. In context, the condition is a token
+    before all others, and those of a source stand between, at their own positions.
     """
 
     def __init__(self, spec: MaskGITNetworkSpec) -> None:
@@ -92,7 +93,8 @@ class MaskGIT(nn.Module):
             self.source_label_embeddings = nn.Parameter(torch.randn(spec.num_labels, hidden))
             self.source_presence_embeddings = nn.Parameter(torch.randn(2, hidden))
         self.dropout = nn.Dropout(spec.dropout)
-        self.blocks = nn.ModuleList(AdaLNZeroBlock(spec) for _ in range(spec.num_layers))
+        kind = AdaLNZeroBlock if spec.conditioning == "adaln" else PreNormBlock
+        self.blocks = nn.ModuleList(kind(spec) for _ in range(spec.num_layers))
         self.norm = nn.LayerNorm(hidden, eps=1e-6)
         self.heads = nn.Linear(hidden, num_digits * classes)
 
@@ -128,12 +130,20 @@ class MaskGIT(nn.Module):
         # be the same everywhere.
         visible = self._embed(indices.flatten(1))  # B N C
         tokens = torch.where(masked.flatten(1)[..., None], self.masked_embedding, visible)
-        if source is not None:
-            seen = self.source_tokens(self._embed(source.indices.flatten(1)))
-            tokens = tokens + torch.where(source.present[:, None, None], seen, 0.0)
-        tokens = self.dropout(tokens + sincos_3d(positions, self.spec.hidden_size))
-        for block in self.blocks:
-            tokens = block(tokens, condition=condition, angles=angles)
+        places = sincos_3d(positions, self.spec.hidden_size)
+        context = [] if source is None else [self._source_tokens(source)]
+        if self.spec.conditioning == "adaln":
+            tokens = self.dropout(sum(context, tokens + places))
+            for block in self.blocks:
+                tokens = block(tokens, condition=condition, angles=angles)
+        else:
+            parts = [part + places for part in (*context, tokens)]
+            sequence = self.dropout(torch.cat((condition[:, None], *parts), dim=1))
+            # The condition is nowhere: it does not turn.
+            turns = torch.cat((torch.zeros_like(angles[:1]), *[angles] * len(parts)))
+            for block in self.blocks:
+                sequence = block(sequence, turns)
+            tokens = sequence[:, -len(angles) :]
         logits = self.heads(self.norm(tokens)).unflatten(-1, self.digits.possible.shape)
         return logits.masked_fill(~self.digits.possible, _IMPOSSIBLE).unflatten(1, grid)
 
@@ -149,6 +159,11 @@ class MaskGIT(nn.Module):
             absent = torch.zeros(len(indices), dtype=torch.bool, device=indices.device)
             return Source(torch.zeros_like(indices), torch.zeros_like(labels), absent)
         return source
+
+    def _source_tokens(self, source: Source) -> Float[Tensor, "B N C"]:
+        """Return what is seen of a source, zeros where it is absent."""
+        seen = self.source_tokens(self._embed(source.indices.flatten(1)))
+        return torch.where(source.present[:, None, None], seen, 0.0)
 
     def _condition(
         self,

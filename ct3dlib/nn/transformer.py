@@ -27,6 +27,29 @@ class SwiGLU(nn.Module):
         return self.out(F.silu(gate) * value)
 
 
+class PreNormBlock(nn.Module):
+    """Attention and feed-forward, each on normalised tokens and added to its input.
+
+    What is asked for stands among the tokens (in-context conditioning, Peebles and Xie,
+    arXiv:2212.09748, section 3.2).
+    """
+
+    def __init__(self, spec: BlocksSpec) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(spec.hidden_size, eps=1e-6)
+        self.attention = SelfAttention(spec)
+        self.feed_forward_norm = nn.LayerNorm(spec.hidden_size, eps=1e-6)
+        self.feed_forward = SwiGLU(spec)
+        self.dropout = nn.Dropout(spec.dropout)
+
+    def forward(
+        self, tokens: Float[Tensor, "B N C"], angles: Float[Tensor, "N P"]
+    ) -> Float[Tensor, "B N C"]:
+        """Return the tokens after attention and feed-forward."""
+        tokens = tokens + self.dropout(self.attention(self.attention_norm(tokens), angles))
+        return tokens + self.dropout(self.feed_forward(self.feed_forward_norm(tokens)))
+
+
 class AdaLNZeroBlock(nn.Module):
     """Attention and feed-forward, shifted, scaled and gated by a condition.
 

@@ -250,6 +250,21 @@ def _translation() -> MaskGITObjective:
     return MaskGITObjective(spec, _network(model).model_copy(update={"source": True}))
 
 
+def _in_context() -> MaskGITObjective:
+    model = MaskGITSpec(
+        hidden_size=24,
+        num_layers=1,
+        num_heads=2,
+        dropout=0.0,
+        bits_per_group=3,
+        conditioning="in_context",
+    )
+    spec = TransformerSpec(
+        steps=1, batch_size=1, micro_batch_size=1, model=model, source="study", source_dropout=0.2
+    )
+    return MaskGITObjective(spec, _network(model).model_copy(update={"source": True}))
+
+
 def _network(model: MaskGITSpec) -> MaskGITNetworkSpec:
     fields = model.model_dump(exclude={"bits_per_group"})
     return MaskGITNetworkSpec(**fields, radices=model.radices(LFQSpec(bits=6)), num_labels=1)
@@ -304,6 +319,7 @@ CASES = {
     "augmented": Case(_augmented, Blobs(), falls_to=0.7, steps=30, tolerance=1e-4),
     "slice_features": Case(_slice_features, BlobSlices(), steps=30, tolerance=1e-4),
     "translation": Case(_translation, Pairs(), falls_to=0.7, steps=40, tolerance=1e-4),
+    "in_context": Case(_in_context, Pairs(), falls_to=0.7, steps=40, tolerance=1e-4),
     "maskgit": Case(_maskgit, Grids(), falls_to=0.7, steps=40, tolerance=1e-4),
 }
 

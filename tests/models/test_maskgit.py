@@ -18,7 +18,8 @@ def _awake(spec: MaskGITNetworkSpec = SPEC) -> MaskGIT:
     torch.manual_seed(0)
     model = MaskGIT(spec).eval()
     for block in model.blocks:
-        torch.nn.init.normal_(block.modulation.weight, std=0.2)
+        if spec.conditioning == "adaln":
+            torch.nn.init.normal_(block.modulation.weight, std=0.2)
     return model
 
 
@@ -32,8 +33,9 @@ def _inputs(shape=(2, 2, 3, 4)) -> dict[str, torch.Tensor]:
     }
 
 
-def _translator() -> MaskGIT:
-    return _awake(SPEC.model_copy(update={"source": True}))
+@pytest.fixture(params=["adaln", "in_context"])
+def translator(request: pytest.FixtureRequest) -> MaskGIT:
+    return _awake(SPEC.model_copy(update={"source": True, "conditioning": request.param}))
 
 
 def _source(labels: torch.Tensor, seed: int = 2) -> Source:
@@ -43,8 +45,8 @@ def _source(labels: torch.Tensor, seed: int = 2) -> Source:
 
 
 @torch.no_grad()
-def test_tokens_and_label_of_a_source_and_the_wanted_label_all_count():
-    model, inputs = _translator(), _inputs()
+def test_tokens_and_label_of_a_source_and_the_wanted_label_all_count(translator):
+    model, inputs = translator, _inputs()
     one, other = torch.eye(4)[[0, 0]], torch.eye(4)[[1, 1]]
     before = model(**inputs, source=_source(one))
     assert not torch.allclose(model(**inputs, source=_source(other)), before)
@@ -54,8 +56,8 @@ def test_tokens_and_label_of_a_source_and_the_wanted_label_all_count():
 
 
 @torch.no_grad()
-def test_a_source_that_is_absent_is_not_seen():
-    model, inputs = _translator(), _inputs()
+def test_a_source_that_is_absent_is_not_seen(translator):
+    model, inputs = translator, _inputs()
     absent = torch.zeros(2, dtype=torch.bool)
     nothing = model(**inputs)
     for seed in (2, 3):
@@ -65,8 +67,8 @@ def test_a_source_that_is_absent_is_not_seen():
 
 
 @torch.no_grad()
-def test_a_token_of_the_source_is_seen_at_its_own_position_most():
-    model, inputs = _translator(), _inputs()
+def test_a_token_that_is_added_is_seen_at_its_own_position_most():
+    model, inputs = _awake(SPEC.model_copy(update={"source": True})), _inputs()
     inputs["masked"][:] = True
     first = _source(torch.zeros(2, 4))
     changed = first.indices.clone()

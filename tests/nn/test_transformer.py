@@ -3,7 +3,7 @@ import torch.nn.functional as F
 
 from ct3dlib.config import BlocksSpec
 from ct3dlib.nn.position import grid_positions, rotary_angles
-from ct3dlib.nn.transformer import AdaLNZeroBlock, SwiGLU
+from ct3dlib.nn.transformer import AdaLNZeroBlock, PreNormBlock, SwiGLU
 
 SPEC = BlocksSpec(hidden_size=24, num_layers=1, num_heads=2, dropout=0.0)
 ANGLES = rotary_angles(grid_positions((1, 2, 3), torch.device("cpu")), SPEC.head_size)
@@ -15,6 +15,18 @@ def test_a_new_block_is_the_identity_for_any_condition():
     tokens = torch.randn(2, 6, 24)
     out = block(tokens, condition=100 * torch.randn(2, 24), angles=ANGLES)
     assert torch.equal(out, tokens)
+
+
+def test_a_plain_block_follows_its_equations():
+    torch.manual_seed(0)
+    block = PreNormBlock(SPEC)
+    for norm in (block.attention_norm, block.feed_forward_norm):
+        torch.nn.init.normal_(norm.weight)
+        torch.nn.init.normal_(norm.bias)
+    tokens = torch.randn(2, 6, 24)
+    attended = tokens + block.attention(block.attention_norm(tokens), ANGLES)
+    wanted = attended + block.feed_forward(block.feed_forward_norm(attended))
+    torch.testing.assert_close(block(tokens, ANGLES), wanted)
 
 
 def test_gradients_open_the_gates_and_then_reach_every_parameter():
