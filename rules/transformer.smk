@@ -61,6 +61,9 @@ rule evaluate_samples:
         tokenizer=[
             f"models/{TOKENIZER}/{name}" for name in ("model.safetensors", "spec.json")
         ],
+        train=status_tables(
+            f"data/volumes/{TOKEN_RECIPE}/{{split}}/{{shard}}.parquet", ["train"]
+        ),
         valid=status_tables(
             f"data/volumes/{TOKEN_RECIPE}/{{split}}/{{shard}}.parquet", ["valid"]
         ),
@@ -77,5 +80,5 @@ rule evaluate_samples:
         device=CONFIG.tokenizers[TOKENIZER].device,
     shell:
         "{PYTHON} -m workflow_scripts.evaluate_samples --device {params.device}"
-        " --tokenizer models/{TOKENIZER} --samples {input.table} --valid {input.valid}"
+        " --tokenizer models/{TOKENIZER} --samples {input.table} --train {input.train} --valid {input.valid}"
         " --metrics {output.metrics} > {log} 2>&1"

@@ -1,25 +1,20 @@
-"""How good a tokenizer's reconstructions and a transformer's samples are on held-out volumes."""
+"""How good a tokenizer's reconstructions of held-out volumes are."""
 
 import statistics
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import Float
 from numpy.typing import NDArray
-from torch import Tensor
 
 from ct3dlib.cohort.store import StoredVolume
 from ct3dlib.config import Domain
 from ct3dlib.errors import StoreError
 from ct3dlib.inference.contract import check_volumes
 from ct3dlib.inference.loaded import Tokenizer
-from ct3dlib.inference.reconstruct import encode_to_latents, reconstruct
+from ct3dlib.inference.reconstruct import reconstruct
 from ct3dlib.inference.windows import pass_mode, window_borders
 from ct3dlib.metrics.codebook import CodeUsage
-from ct3dlib.metrics.distribution import kernel_distance, ms_ssim_diversity
 from ct3dlib.metrics.reconstruction import (
     Interval,
     has_ssim,
@@ -31,11 +26,6 @@ from ct3dlib.metrics.reconstruction import (
 )
 from ct3dlib.progress import progress
 from ct3dlib.scan.axes import to_model
-from ct3dlib.scan.geometry import canonical
-from ct3dlib.scan.nifti import read_nifti
-from ct3dlib.scan.volume import Volume
-
-_WINDOWS_PER_BATCH = 8
 
 
 def evaluate_tokenizer(
@@ -92,61 +82,6 @@ def evaluate_tokenizer(
         "n": len(volumes),
         "volumes": volumes,
     }
-
-
-def evaluate_samples(
-    tokenizer: Tokenizer, samples: Sequence[NDArray[np.generic]], valid: Sequence[StoredVolume]
-) -> dict[str, Any]:
-    """Return how far samples are from held-out volumes, and from each other.
-
-    `kid` is the kernel distance on the model's own encoder features: mean and deviation of
-    each latent channel over the volume; None where there is only one volume of a kind.
-
-    Args:
-        tokenizer: The tokenizer that decoded the samples.
-        samples: HU, D H W.
-        valid: Held-out volumes of the same recipe.
-
-    Raises:
-        StoreError: No held-out volume is stored.
-        CheckpointError: The volumes are of another recipe than the tokenizer's.
-    """
-    if not valid:
-        raise StoreError("no volume of the valid split is stored; see its status tables")
-    recipe = tokenizer.recipe
-    check_volumes(recipe, valid, model=tokenizer.name)
-    real = torch.stack([latent_features(tokenizer, v.read()) for v in valid])
-    drawn = torch.stack([latent_features(tokenizer, s) for s in samples])
-    smaller = min(len(real), len(drawn))
-    distance = None
-    if smaller > 1:
-        generator = torch.Generator().manual_seed(0)
-        distance = kernel_distance(real, drawn, generator=generator, subset_size=min(1000, smaller))
-    stack = torch.from_numpy(np.stack(samples).astype(np.float32)).clamp(*recipe.window)
-    width = recipe.window[1] - recipe.window[0]
-    return {
-        "kid": None if distance is None else distance.mean,
-        "kid_std": None if distance is None else distance.std,
-        "ms_ssim_diversity": float(ms_ssim_diversity(stack - recipe.window[0], data_range=width))
-        if len(samples) > 1
-        else None,
-        "label_balanced_accuracy": {},
-        "n": len(samples),
-        "n_real": len(valid),
-    }
-
-
-def latent_features(tokenizer: Tokenizer, hu: NDArray[np.generic]) -> Float[Tensor, " F"]:
-    """Return mean and deviation of each latent channel of a volume."""
-    latents = encode_to_latents(
-        tokenizer, hu, window=tokenizer.recipe.window, windows_per_batch=_WINDOWS_PER_BATCH
-    ).flatten(1)  # C N
-    return torch.cat([latents.mean(1), latents.std(1)]).cpu()
-
-
-def read_samples(table: Path, files: Sequence[str]) -> list[Volume]:
-    """Return the sampled volumes beside a table of samples, HU, canonical axes."""
-    return [canonical(read_nifti(table.parent / name).volume) for name in files]
 
 
 def _seams(tokenizer: Tokenizer, hu: NDArray[np.float32]) -> dict[str, Any]:

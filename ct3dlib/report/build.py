@@ -13,7 +13,7 @@ import pandas as pd
 from ct3dlib.cohort.store import StoredVolume, read_status, records, stored_volumes
 from ct3dlib.config import RecipeSpec, ReportSpec
 from ct3dlib.inference.decode import decode_volume, find_tokens
-from ct3dlib.inference.evaluate import read_samples
+from ct3dlib.inference.evaluate_samples import read_samples
 from ct3dlib.inference.loaded import Tokenizer
 from ct3dlib.metrics.reconstruction import psnr_db
 from ct3dlib.regions.label_map import COLORS, REGIONS

@@ -49,8 +49,9 @@ def measures_section(metrics: Mapping[str, Any]) -> Section:
         ),
         Table(
             pd.DataFrame([{k: round(v, 4) for k, v in shown.items()}]),
-            "Samples against held-out volumes (kernel distance on the tokenizer's features) and "
-            "against each other (1: all the same).",
+            "Samples against held-out volumes (kernel and Fréchet distance on the tokenizer's "
+            "features), each other (MS-SSIM; 1: all the same) and the training (PSNR to its "
+            "nearest volume; a copy is nearer than any held-out volume is).",
         ),
     ]
     if "regions" in metrics:

@@ -14,7 +14,8 @@ from ct3dlib.errors import CheckpointError, StoreError
 from ct3dlib.inference.contract import check_recipe, check_tokens, check_volumes
 from ct3dlib.inference.decode import find_tokens
 from ct3dlib.inference.encode import encode_shard, read_indices
-from ct3dlib.inference.evaluate import evaluate_samples, evaluate_tokenizer
+from ct3dlib.inference.evaluate import evaluate_tokenizer
+from ct3dlib.inference.evaluate_samples import evaluate_samples
 from ct3dlib.inference.loaded import Tokenizer
 from ct3dlib.inference.reconstruct import encode_volume
 from ct3dlib.models.tokenizer import CausalTokenizer
@@ -129,7 +130,7 @@ def test_encoding_and_measuring_refuse_another_store(tmp_path, tokenizer):
     with pytest.raises(CheckpointError, match=wanted):
         evaluate_tokenizer(tokenizer, [], [volume], windows_per_batch=1)
     with pytest.raises(CheckpointError, match=wanted):
-        evaluate_samples(tokenizer, [], [volume])
+        evaluate_samples(tokenizer, [], train=[volume], valid=[volume])
     status = tmp_path / "tokens/0000.parquet"
     with pytest.raises(CheckpointError, match=wanted):
         encode_shard(_table(volume), tokenizer, SPEC, code="1", status=status)

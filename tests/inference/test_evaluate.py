@@ -9,7 +9,7 @@ import torch
 from ct3dlib.cohort.store import stored_volumes
 from ct3dlib.config import CausalTokenizerSpec, RecipeSpec, SlidingWindowSpec
 from ct3dlib.errors import StoreError
-from ct3dlib.inference.evaluate import evaluate_samples, evaluate_tokenizer, latent_features
+from ct3dlib.inference.evaluate import evaluate_tokenizer
 from ct3dlib.inference.loaded import Tokenizer
 from ct3dlib.inference.reconstruct import encode_volume, reconstruct
 from ct3dlib.metrics.reconstruction import psnr_db, seam_ratio
@@ -120,26 +120,6 @@ def test_a_causal_model_has_its_seams_along_the_slices(stored, causal):
     ]
     distinct = len(torch.cat([c.flatten() for c in codes]).unique())
     assert found["code_usage"] == pytest.approx(distinct / sum(c.numel() for c in codes))
-
-
-def test_latent_features_are_mean_and_deviation_of_each_channel(stored):
-    model = Blocks(kl_spec((2, 2, 2))).eval()
-    hu = stored[0].read()
-    found = latent_features(tokenizer(model), hu)
-    padded = np.pad(hu, [(0, 1), (0, 0), (0, 0)], constant_values=-1000).clip(-1000, 1000) / 1000
-    first = padded[::2, ::2, ::2]  # the first channel: the corner of each block
-    assert found[0] == pytest.approx(first.mean(), abs=1e-5)
-    assert found[8] == pytest.approx(first.std(ddof=1), abs=1e-5)
-
-
-@pytest.mark.parametrize("kind", ["causal", "fsq", "vae"])
-def test_samples_are_compared_by_the_features_of_any_model(stored, causal, kind):
-    models = {"fsq": fsq_model(), "vae": Blocks(kl_spec((2, 2, 2))).eval()}
-    found = causal if kind == "causal" else tokenizer(models[kind])
-    alike = [np.resize(v.read(), (11, 11, 12)) for v in stored]
-    near = evaluate_samples(found, alike, stored)
-    far = evaluate_samples(found, [np.full_like(v, 900) for v in alike], stored)
-    assert near["kid"] < far["kid"]
 
 
 def test_a_split_without_volumes_is_not_measured(causal):
