@@ -26,6 +26,7 @@ from ct3dlib.models.discriminator import PatchDiscriminator
 from ct3dlib.models.perceptual import PerceptualNetwork
 from ct3dlib.models.vae import KLAutoencoder
 from ct3dlib.objectives.entropy import entropy_terms
+from ct3dlib.objectives.latent_pictures import latent_pictures
 from ct3dlib.objectives.voxel_terms import voxel_terms
 from ct3dlib.training.augment import augment
 from ct3dlib.training.distributed import mean_over_ranks
@@ -127,7 +128,7 @@ class TokenizerObjective(Objective):
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
         """Return slices of the first crop: original, reconstruction, difference + 0.5.
 
-        Of a variational model also the middle slice of a crop drawn from the prior.
+        Of a variational model also what `latent_pictures` shows.
         """
         volumes = batch["volume"][:1]
         original, reconstructed = (
@@ -139,12 +140,8 @@ class TokenizerObjective(Objective):
         if len(movie) > 1:
             found["reconstruction_movie"] = movie
         if isinstance(self.model, KLAutoencoder):
-            drawn = self.model.sample_prior(
-                1,
-                self.model.grid(volumes.shape[2:]),
-                generator=torch.Generator().manual_seed(self.spec.seed),
-            )
-            found["prior"] = self._unit(drawn)[0, :, drawn.shape[2] // 2]
+            shown = latent_pictures(self.model, batch["volume"], seed=self.spec.seed)
+            found |= {name: self._unit(picture) for name, picture in shown.items()}
         return found
 
     def _listens(self, step: int) -> bool:

@@ -262,14 +262,38 @@ def test_combined_joins_what_is_measured() -> None:
 
 
 @pytest.mark.parametrize("kind", ["vae", "vae2d"])
-def test_a_variational_models_prior_is_among_the_pictures(kind: str) -> None:
+def test_what_the_latents_of_a_variational_model_mean_is_among_the_pictures(kind: str) -> None:
     objective = objective_of(section(kind, {})).eval()
     batch = batch_of(kind)
-    found = objective.pictures(batch)["prior"]
-    assert found.shape == (1, *batch["volume"].shape[3:])
-    assert 0 <= found.min() < found.max() <= 1
-    torch.testing.assert_close(found, objective.pictures(batch)["prior"])
+    height, width = batch["volume"].shape[3:]
+    found = objective.pictures(batch)
+    assert found["prior"].shape == (1, height, width)
+    assert 0 <= found["prior"].min() < found["prior"].max() <= 1
+    torch.testing.assert_close(found["prior"], objective.pictures(batch)["prior"])
+    # From the first crop's reconstruction to the second's.
+    strip = found["interpolation"].split(width, dim=2)
+    assert len(strip) == 5
+    middle = batch["volume"].shape[2] // 2
+    ends = (objective.model(batch["volume"]).volumes[:, :, middle] + 1) / 2
+    torch.testing.assert_close(strip[0], ends[0].clamp(0, 1).detach(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(strip[4], ends[1].clamp(0, 1).detach(), atol=1e-5, rtol=0)
+    # The noisier, the farther from the first.
+    noisy = found["noise"].split(width, dim=2)
+    torch.testing.assert_close(noisy[0], strip[0], atol=1e-5, rtol=0)
+    gaps = [(picture - noisy[0]).square().mean().item() for picture in noisy]
+    assert gaps == sorted(gaps)
+    assert gaps[1] > 0
     assert "prior" not in objective_of(section("causal", {})).eval().pictures(batch_of("causal"))
+
+
+def test_one_crop_is_enough_for_the_pictures_of_latents() -> None:
+    objective = objective_of(section("vae", {})).eval()
+    batch = batch_of("vae")
+    single = {**batch, "volume": batch["volume"][:1], "item_seed": batch["item_seed"][:1]}
+    found = objective.pictures(single)["interpolation"].split(batch["volume"].shape[4], dim=2)
+    zeros = torch.zeros_like(objective.model.posterior(single["volume"]).mean)
+    end = (objective.model.decode(zeros)[0, :, batch["volume"].shape[2] // 2] + 1) / 2
+    torch.testing.assert_close(found[4], end.clamp(0, 1).detach(), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(
