@@ -149,7 +149,7 @@ class Grids(Items):
     def item(self, index: int, rng: np.random.Generator) -> dict[str, Tensor]:
         kind = index % 2
         return {
-            "indices": torch.full((2, 3, 4), 21 * (kind + 1)),
+            "indices": torch.full((2, 3, 4), 21 * (2 - kind)),
             "labels": torch.tensor([float(kind)]),
             "label_present": torch.tensor(index != 3),
         }
@@ -318,9 +318,9 @@ CASES = {
     "vae": Case(_vae, Blobs(), falls_to=0.7, steps=15),
     "augmented": Case(_augmented, Blobs(), falls_to=0.7, steps=30, tolerance=1e-4),
     "slice_features": Case(_slice_features, BlobSlices(), steps=30, tolerance=1e-4),
-    "translation": Case(_translation, Pairs(), falls_to=0.7, steps=40, tolerance=1e-4),
+    "translation": Case(_translation, Pairs(), falls_to=0.7, steps=40),
     "in_context": Case(_in_context, Pairs(), falls_to=0.7, steps=40, tolerance=1e-4),
-    "maskgit": Case(_maskgit, Grids(), falls_to=0.7, steps=40, tolerance=1e-4),
+    "maskgit": Case(_maskgit, Grids(), falls_to=0.7, steps=40),
 }
 
 
