@@ -14,7 +14,7 @@ from ct3dlib.cohort.store import StoredVolume, stored_volumes
 from ct3dlib.config import RecipeSpec, TokenizerSpec
 from ct3dlib.errors import CheckpointError, StoreError
 from ct3dlib.inference.contract import check_recipe, check_volumes
-from ct3dlib.inference.loaded import contract_of, load_tokenizer, tokenizer_contract
+from ct3dlib.inference.loaded import contract_of, sliding_of, tokenizer_contract
 from ct3dlib.models import build_autoencoder
 from ct3dlib.models.exported import Exported, load_model, save_model
 from ct3dlib.models.perceptual import load_perceptual
@@ -101,12 +101,12 @@ def _adopt(spec: TokenizerSpec, recipe: RecipeSpec, *, folder: Path) -> None:
         CheckpointError: It is of another model than the section's, or of another recipe.
     """
     found = _read_start(spec)
-    its_own = load_tokenizer(Path(str(spec.init_from)), torch.device("cpu"))
+    its_own = RecipeSpec.model_validate(found.contract["recipe"])
     name, data = f"init_from {spec.init_from}", f"recipe {spec.recipe}"
-    check_recipe(its_own.recipe, recipe.model_dump(mode="json"), model=name, data=data)
-    if recipe.axes != its_own.recipe.axes:
+    check_recipe(its_own, recipe.model_dump(mode="json"), model=name, data=data)
+    if recipe.axes != its_own.axes:
         raise CheckpointError(
-            f"{data}: its axes are {recipe.axes}, {name} was trained on {its_own.recipe.axes}; set "
+            f"{data}: its axes are {recipe.axes}, {name} was trained on {its_own.axes}; set "
             f"the recipe's axes to these"
         )
     if rank() == 0:
@@ -114,7 +114,7 @@ def _adopt(spec: TokenizerSpec, recipe: RecipeSpec, *, folder: Path) -> None:
             folder,
             found.module,
             spec=spec.model,
-            contract=contract_of(spec.model, recipe, spec.sliding_window or its_own.sliding),
+            contract=contract_of(spec.model, recipe, spec.sliding_window or sliding_of(found)),
             training={**found.training, "taken_from": spec.init_from},
         )
 

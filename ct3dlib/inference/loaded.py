@@ -1,6 +1,5 @@
 """Trained models as the rest of inference takes them: typed, on a device, with their contract."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from ct3dlib.config import AutoencoderSpec, RecipeSpec, Shape, SlidingWindowSpec
 from ct3dlib.config.quantizer import LFQSpec
 from ct3dlib.errors import CheckpointError
 from ct3dlib.models.autoencoder import VolumeAutoencoder
-from ct3dlib.models.exported import load_model
+from ct3dlib.models.exported import Exported, load_model
 from ct3dlib.models.maskgit import MaskGIT
 from ct3dlib.quantizers import Quantizer
 
@@ -105,7 +104,7 @@ def load_tokenizer(folder: Path, device: torch.device) -> Tokenizer:
     except (KeyError, ValueError) as error:
         raise CheckpointError(f"{folder}: its contract holds no recipe ({error})") from error
     try:
-        sliding = _sliding(loaded.contract)
+        sliding = sliding_of(loaded)
         return Tokenizer(loaded.module.to(device), recipe, sliding, loaded.sha256)
     except ValueError as error:
         raise CheckpointError(f"{folder}: sliding_window of its contract: {error}") from error
@@ -151,9 +150,9 @@ def bit_order(spec: AutoencoderSpec) -> str | None:
             return "mixed_radix_channel0_least"
 
 
-def _sliding(contract: Mapping[str, Any]) -> SlidingWindowSpec | None:
+def sliding_of(model: Exported) -> SlidingWindowSpec | None:
     """Return the windows that a contract names; it names none where it is older than they are."""
-    windows = contract.get("sliding_window")
+    windows = model.contract.get("sliding_window")
     return None if windows is None else SlidingWindowSpec.model_validate(windows)
 
 
