@@ -18,6 +18,7 @@ include: "rules/tokenizer.smk"
 include: "rules/tokens.smk"
 include: "rules/latents.smk"
 include: "rules/transformer.smk"
+include: "rules/classifier.smk"
 include: "rules/report.smk"
 
 
@@ -56,4 +57,26 @@ rule data:
 rule tokenizers:
     input:
         "metrics/reconstruction.json",
+    localrule: True
+
+
+rule train:
+    input:
+        [f"models/{name}/spec.json" for name in (*CONFIG.tokenizers, "transformer")],
+    localrule: True
+
+
+rule validate:
+    input:
+        # A training validates itself, on the tune split; the best value is in its spec.json.
+        rules.train.input,
+        "metrics/transformer.json",
+    localrule: True
+
+
+rule test:
+    input:
+        "metrics/reconstruction.json",
+        "metrics/transformer.json",
+        "metrics/generation.json",
     localrule: True

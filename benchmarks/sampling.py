@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from ct3dlib.config import FSQSpec, MaskGITNetworkSpec, SamplesSpec, TransformerSpec
 from ct3dlib.inference.sampler import Prompt, commit_counts, sample_indices
-from ct3dlib.models.maskgit import MaskGIT
+from ct3dlib.models.maskgit import Conditions, MaskGIT
 from ct3dlib.objectives.maskgit import MaskGITObjective
 from ct3dlib.quantizers.fsq import FSQ
 
@@ -111,8 +111,8 @@ def peer_step(peer: Peer, optimizer: torch.optim.Optimizer, indices: Tensor) -> 
 def our_sample(model: MaskGIT, grid: tuple[int, int, int], steps: int) -> Tensor:
     """Draw one sample."""
     spec = SamplesSpec(steps=steps, schedule="log2", guidance=GUIDANCE)
-    prompt = Prompt([0], torch.ones(1, 1), torch.ones(1, dtype=torch.bool))
-    return sample_indices(model.eval(), prompt, grid=grid, spec=spec)
+    asked = Conditions(torch.ones(1, 1), torch.ones(1, dtype=torch.bool))
+    return sample_indices(model.eval(), Prompt([0], asked), grid=grid, spec=spec)
 
 
 def our_step(

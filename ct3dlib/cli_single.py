@@ -53,7 +53,7 @@ def _movie_name(path: Path | None) -> Path | None:
 
 
 _SCAN = "NIfTI, NRRD or MetaImage, a DICOM file or a folder of them"
-Model = Annotated[Path, typer.Option(help="models/NAME")]
+Model = Annotated[Path, typer.Option("--model", "--checkpoint", help="models/NAME")]
 MetadataTable = Annotated[
     Path | None,
     typer.Option(help="CSV with a row for the file: VolumeName, RescaleSlope, XYSpacing, ..."),
@@ -73,9 +73,8 @@ RoiSize = Annotated[
 ]
 Overlap = Annotated[float | None, typer.Option(help="share of a window, from 0 to under 1")]
 WindowsAtATime = Annotated[int | None, typer.Option(help="windows at a time")]
-Blending = Annotated[
-    Literal["gaussian", "constant", "hann"] | None, typer.Option(help="weights in a window")
-]
+Mode = Literal["gaussian", "constant", "hann"]
+Blending = Annotated[Mode | None, typer.Option(help="weights in a window")]
 StoredGrid = Annotated[
     bool, typer.Option(help="stay on the recipe's grid instead of the scan's own")
 ]
@@ -110,12 +109,13 @@ def reconstruct(  # noqa: PLR0913  (a parameter for each option)
     """
     if output.resolve() == source.resolve():
         raise typer.BadParameter(f"{output}: is the input itself; give another name")
-    windows = {"roi_size": roi_size, "overlap": overlap, "mode": mode}
-    windows["sw_batch_size"] = sw_batch_size
-    tokenizer = load_tokenizer(model, default_device())
-    # An overlap of 0 is an overlap, not an option that was left out.
-    if changes := {name: value for name, value in windows.items() if value is not None}:
-        tokenizer = with_windows(tokenizer, changes)
+    tokenizer = in_chosen_windows(
+        load_tokenizer(model, default_device()),
+        roi_size=roi_size,
+        overlap=overlap,
+        sw_batch_size=sw_batch_size,
+        mode=mode,
+    )
     if not is_stack(source):
         nifti_name(output)
         scan = read_scan(source, tokenizer.recipe, metadata=metadata, series=series)
@@ -128,6 +128,26 @@ def reconstruct(  # noqa: PLR0913  (a parameter for each option)
     if movie is not None:
         write_movie(movie, comparison_frames(*compared, every=every))
         typer.echo(str(movie))
+
+
+def in_chosen_windows(
+    tokenizer: Tokenizer,
+    *,
+    roi_size: tuple[int, int, int] | None,
+    overlap: float | None,
+    sw_batch_size: int | None,
+    mode: Mode | None,
+) -> Tokenizer:
+    """Return a tokenizer with the windows that the options name; None leaves one as it is.
+
+    Raises:
+        ConfigError: The model takes none of them, or a value does not fit.
+    """
+    named = {"roi_size": roi_size, "overlap": overlap, "mode": mode}
+    named["sw_batch_size"] = sw_batch_size
+    # An overlap of 0 is an overlap, not an option that was left out.
+    changes = {name: value for name, value in named.items() if value is not None}
+    return with_windows(tokenizer, changes) if changes else tokenizer
 
 
 def _reconstruct_scan(

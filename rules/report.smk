@@ -21,6 +21,7 @@ rule report:
         samples="samples/samples.csv",
         metrics=[
             "metrics/reconstruction.json",
+            "metrics/transformer.json",
             "metrics/generation.json",
             *(["metrics/regions.json"] if CONFIG.phantom is not None else []),
         ],
@@ -38,6 +39,7 @@ rule report:
         spec=spec("report"),
         code=fingerprint("workflow_scripts.make_report"),
         runs=[f"runs/{name}" for name, spec in CONFIG.tokenizers.items() if spec.steps]
+        + (["runs/classifier"] if CONFIG.classifier is not None else [])
         + ["runs/transformer"],
     shell:
         "{PYTHON} -m workflow_scripts.make_report --spec {params.spec:q} --catalog {input.catalog}"

@@ -256,3 +256,14 @@ def test_tokens_of_a_model_that_is_away_are_not_decoded(
     error = _ct3d(monkeypatch, capsys, "decode", tokens, *arguments, code=1)
     assert "no model here has the weights" in error
     assert error.endswith("or give the folder that holds them")
+
+
+@pytest.mark.parametrize("command", ["reconstruct", "encode"])
+def test_a_model_is_a_checkpoint_and_must_be_given(
+    tmp_path, models, scan, command, monkeypatch, capsys
+):
+    error = _ct3d(monkeypatch, capsys, command, scan, "-o", tmp_path / "o.npz", code=2)
+    assert _in_box("Missing option '--model' / '--checkpoint'", error.replace("│", ""))
+    output = tmp_path / ("o.npz" if command == "encode" else "o.nii")
+    _ct3d(monkeypatch, capsys, command, scan, "--checkpoint", models / "maisi", "-o", output)
+    assert output.is_file()

@@ -1,9 +1,12 @@
 """The config: one default, presets over it, clear errors, a schema that does not drift."""
 
+import ast
 import json
+import re
 import subprocess
 import sys
-from collections.abc import Mapping
+import typing
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from ct3dlib.config import Config, RecipeSpec, load_config, schema
+from ct3dlib.config import Config, RecipeSpec, Spec, load_config, schema
 from ct3dlib.errors import ConfigError
 
 
@@ -56,6 +59,136 @@ def test_environment_fills_values_and_a_missing_variable_is_named(base):
 def test_empty_default_and_text_around_a_variable(base):
     config = load_config({**base, "raw_root": "a/${B:}/c${D:d}"}, {})
     assert config.raw_root == "a//cd"
+
+
+@pytest.mark.parametrize(
+    ("text", "environ", "found"),
+    [
+        ("${V}", {"V": "/a b"}, "/a b"),
+        ("${V:def}", {}, "def"),
+        ("${V:def}", {"V": ""}, ""),  # set, if to nothing
+        ("x${V:}", {}, "x"),
+        ("${V:s3://bucket/a:b/c}", {}, "s3://bucket/a:b/c"),
+        ("${V:-5}", {}, "-5"),  # a default is what stands there: this is no shell
+        ("${V}", {"V": "${W:x}"}, "${W:x}"),  # what the environment holds is not read again
+        ("$V {V} 5$", {}, "$V {V} 5$"),
+    ],
+)
+def test_variables_by_the_table(base, text, environ, found):
+    title = load_config({**base, "report": {"title": text}}, environ).report.title
+    assert title == found
+
+
+@pytest.mark.parametrize("text", ["${A:${B:c}}", "${A:${B}}", "${A", "${}", "${1A}", "${A-b}"])
+def test_what_looks_like_a_variable_and_is_none_is_refused(base, text):
+    message = rf"^report\.title: {re.escape(repr(text))} cannot be read; .* holds no other variable"
+    with pytest.raises(ConfigError, match=message):
+        load_config({**base, "report": {"title": text}}, {"A": "a", "B": "b"})
+
+
+def test_a_variable_in_a_list_or_a_section_is_named_by_its_key(base):
+    change = {"samples": {"labels": ["Emphysema", "${LABEL}"]}}
+    with pytest.raises(ConfigError, match=r"^samples\.labels\[1\]: .* LABEL is not set; export"):
+        load_config(merged(base, change), {})
+    change = {"transformer": {"steps": "${STEPS}"}}
+    with pytest.raises(ConfigError, match=r"^transformer\.steps: .* STEPS is not set"):
+        load_config(merged(base, change), {})
+
+
+def test_variables_become_numbers_and_comments_are_not_read(base):
+    text = """
+    transformer:
+      steps: ${STEPS:150}  # or ${NOT_SET}
+      learning_rate: ${RATE:1e-4}
+      compile: ${COMPILE:false}
+      weight_decay: 1e-2  # YAML 1.1 reads a string
+    # ${NOT_SET_EITHER}
+    """
+    section = load_config(merged(base, yaml.safe_load(text)), {"STEPS": "7"}).transformer
+    assert (section.steps, section.learning_rate, section.compile) == (7, 1e-4, False)
+    assert section.weight_decay == 0.01
+    assert [type(x) for x in (section.steps, section.learning_rate)] == [int, float]
+    with pytest.raises(ConfigError, match=r"^transformer\.steps: .*integer.*, found 'many'$"):
+        load_config(merged(base, yaml.safe_load(text)), {"STEPS": "many"})
+
+
+def test_the_sampler_of_prod9_is_understood(base, caplog):
+    own = load_config(merged(base, {"samples": {"schedule": "log2"}}), {}).samples
+    assert caplog.messages == []
+    named = {"mask_value": -100, "scheduler_type": "log2"}
+    prod9 = load_config(merged(base, {"samples": named}), {}).samples
+    assert caplog.messages == ["samples.mask_value: has no effect, [MASK] is learned; leave it out"]
+    assert prod9.model_dump_json() == own.model_dump_json()  # so that nothing is run again
+    with pytest.raises(ConfigError, match=r"^samples\.schedule: .*, found 'cubic'$"):
+        load_config(merged(base, {"samples": {"scheduler_type": "cubic"}}), {})
+    with pytest.raises(ConfigError, match=r"^transformer\.mask_value: unknown key"):
+        load_config(merged(base, {"transformer": {"mask_value": -100}}), {})
+
+
+# Read otherwise than as an attribute outside a check.
+READ_OTHERWISE = {
+    "l1": "voxel_terms looks weights up by the names of their terms",
+    "l2": "voxel_terms looks weights up by the names of their terms",
+    "laterality_safe": "is a check itself",
+}
+
+
+def _sections(spec: type[Spec]) -> set[type[Spec]]:
+    """Return a section's type and those of all sections below it."""
+    found, waiting = set(), [spec]
+    while waiting:
+        section = waiting.pop()
+        if section not in found:
+            found.add(section)
+            waiting += [t for f in section.model_fields.values() for t in _specs_in(f.annotation)]
+    return found
+
+
+def _specs_in(annotation: Any) -> Iterator[type[Spec]]:
+    """Yield the sections that a type is made of."""
+    if isinstance(annotation, type) and issubclass(annotation, Spec):
+        yield annotation
+    for part in typing.get_args(annotation):
+        yield from _specs_in(part)
+
+
+def _attributes(tree: ast.AST) -> Iterator[str]:
+    """Yield the names of all attributes that are read, but in functions that only check."""
+    waiting = [tree]
+    while waiting:
+        match waiting.pop():
+            case ast.FunctionDef(name=name) if name.startswith("_check"):
+                continue
+            case node:
+                if isinstance(node, ast.Attribute):
+                    yield node.attr
+                waiting += ast.iter_child_nodes(node)
+
+
+def test_every_key_is_read_somewhere(repository):
+    read = set(READ_OTHERWISE)
+    for folder in ("ct3dlib", "workflow_scripts"):
+        for path in (repository / folder).rglob("*.py"):
+            read |= set(_attributes(ast.parse(path.read_text())))
+    for path in (repository / "rules").glob("*.smk"):
+        read |= set(re.findall(r"\.([a-z_0-9]+)\b", path.read_text()))
+        read |= set(re.findall(r'spec\("([a-z]+)"\)', path.read_text()))
+    keys = {f"{s.__name__}.{key}" for s in _sections(Config) for key in s.model_fields}
+    assert len(keys) > 100
+    assert [key for key in sorted(keys) if key.partition(".")[2] not in read] == []
+
+
+def test_the_yaml_of_the_pages_loads(repository, base):
+    pages = [repository / "README.md", *sorted((repository / "docs").glob("*.md"))]
+    inline = re.compile(r"`((?:tokenizers|samples|transformer|recipes|latents): \{[^`]*\})`")
+    found = []
+    for page in pages:
+        text = page.read_text()
+        found += re.findall(r"^```yaml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+        found += inline.findall(text)
+    assert found
+    for block in found:
+        load_config(merged(base, yaml.safe_load(block)), {"CT3D_RAW": "/scans"})
 
 
 @pytest.mark.parametrize(
@@ -133,6 +266,11 @@ def test_empty_default_and_text_around_a_variable(base):
         ),
         ({"tokenizers": {"vae": {"steps": 0}}}, "steps: 0 trains nothing .* name its folder in"),
         ({"tokenizers": {"vae": {"init_from": ""}}}, "init_from: .* at least 1 character"),
+        (
+            {"transformer": {"slab": {"size": 2, "context": 2}}},
+            r"transformer.slab: .*context \(2\) must be less than size \(2\)",
+        ),
+        ({"transformer": {"text": {"embeddings": ""}}}, "embeddings: .* at least 1 character"),
         ({"tokens": {"tokenizer": "vae"}}, "'vae' has no codebook, so it makes no tokens"),
         ({"latents": {"tokenizer": "kl"}}, "latents.tokenizer: no tokenizer 'kl'"),
         ({"features": {"recipe": "brain"}}, "features.recipe: no recipe 'brain'"),

@@ -19,6 +19,11 @@ from ct3dlib.config.autoencoder import (
     MaisiTokenizerSpec,
 )
 from ct3dlib.config.base import SPLITS, Fraction, Name, Shape, Spec, Split, Triple
+from ct3dlib.config.classifier import (
+    ClassifierSpec,
+    VolumeClassifierNetworkSpec,
+    VolumeClassifierSpec,
+)
 from ct3dlib.config.data import (
     Axes,
     CatalogSpec,
@@ -32,6 +37,7 @@ from ct3dlib.config.data import (
 )
 from ct3dlib.config.explain import explain
 from ct3dlib.config.features import FeaturesSpec, SliceFeaturesSpec
+from ct3dlib.config.generation import GenerationSpec, Plane
 from ct3dlib.config.quantizer import FSQSpec, LFQSpec, QuantizerSpec
 from ct3dlib.config.tokenizer import (
     DiscriminatorSpec,
@@ -52,6 +58,8 @@ from ct3dlib.config.transformer import (
     MaskSchedule,
     SampleOrder,
     SamplesSpec,
+    SlabSpec,
+    TextSpec,
     TransformerSpec,
 )
 from ct3dlib.errors import ConfigError
@@ -65,6 +73,7 @@ __all__ = [
     "CatalogSpec",
     "CausalTokenizerSpec",
     "ClassicalRegionsSpec",
+    "ClassifierSpec",
     "Config",
     "Dataset",
     "DiscriminatorSpec",
@@ -74,6 +83,7 @@ __all__ = [
     "Fault",
     "FeaturesSpec",
     "Fraction",
+    "GenerationSpec",
     "KLAutoencoderSpec",
     "LFQSpec",
     "LatentAttentionSpec",
@@ -85,6 +95,7 @@ __all__ = [
     "Name",
     "PerceptualSpec",
     "PhantomSpec",
+    "Plane",
     "QuantizerSpec",
     "RecipeSpec",
     "RegionsSpec",
@@ -92,17 +103,21 @@ __all__ = [
     "SampleOrder",
     "SamplesSpec",
     "Shape",
+    "SlabSpec",
     "SliceFeaturesSpec",
     "SlidingWindowSpec",
     "Spec",
     "Split",
     "StageSpec",
+    "TextSpec",
     "TokenizerLossSpec",
     "TokenizerSpec",
     "TokensSpec",
     "TrainSpec",
     "TransformerSpec",
     "Triple",
+    "VolumeClassifierNetworkSpec",
+    "VolumeClassifierSpec",
     "load_config",
     "schema",
 ]
@@ -137,6 +152,10 @@ class Config(Spec):
     )
     transformer: TransformerSpec
     samples: SamplesSpec = SamplesSpec()
+    generation: GenerationSpec = GenerationSpec()
+    classifier: ClassifierSpec | None = Field(
+        default=None, description="Judge of the samples' labels; null: nobody judges them."
+    )
     report: ReportSpec = ReportSpec()
 
     @field_validator("tokenizers", mode="before")
@@ -192,7 +211,7 @@ class Config(Spec):
         for key, recipe in readers.items():
             if recipe not in self.recipes:
                 raise ValueError(f"{key}: no recipe {recipe!r}; there are {sorted(self.recipes)}")
-        for taken in ("transformer", "features"):
+        for taken in ("transformer", "features", "classifier"):
             if taken in self.tokenizers:
                 raise ValueError(f"tokenizers: the name {taken!r} is taken; choose another")
         return self
@@ -219,7 +238,8 @@ class Config(Spec):
         return self
 
 
-_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::([^}]*))?\}")
+# A default holds no variable: nested ones match in part, and what is left over is refused.
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::((?:(?!\$\{)[^}])*))?\}")
 
 
 def _expand(value: Any, environ: Mapping[str, str], key: str) -> Any:
@@ -238,6 +258,11 @@ def _expand(value: Any, environ: Mapping[str, str], key: str) -> Any:
                     )
                 return default
 
+            if "${" in _VARIABLE.sub("", value):
+                raise ConfigError(
+                    f"{key}: {value!r} cannot be read; a variable is ${{NAME}} or "
+                    f"${{NAME:default}}, and a default holds no other variable"
+                )
             return _VARIABLE.sub(substitute, value)
         case Mapping():
             return {
@@ -258,7 +283,8 @@ def load_config(mapping: Mapping[str, Any], environ: Mapping[str, str] | None = 
 
     Raises:
         ConfigError: An unknown key, a value out of range, names that do not fit each other, or an
-            environment variable that is missing and has no default; the message names the key.
+            environment variable that is missing and has no default, or cannot be read; the message
+            names the key.
     """
     try:
         return Config.model_validate(

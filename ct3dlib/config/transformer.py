@@ -1,7 +1,9 @@
 """Sections of the token transformer and of what is drawn from it."""
 
+import logging
 import math
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     Field,
@@ -15,6 +17,8 @@ from pydantic import (
 from ct3dlib.config.base import Fraction, Seed, Spec
 from ct3dlib.config.quantizer import FSQSpec, LFQSpec, QuantizerSpec
 from ct3dlib.config.training import TrainSpec
+
+logger = logging.getLogger(__name__)
 
 MaskSchedule = Literal["cosine", "arccos", "linear", "sqrt", "log2", "square"]
 SampleOrder = Literal["confidence", "random", "halton"]
@@ -87,6 +91,36 @@ class MaskGITSpec(ConditionedSpec):
                 return (2**self.bits_per_group,) * groups
 
 
+class SlabSpec(Spec):
+    """Windows of a volume's tokens, each of which may see the end of the one below it."""
+
+    size: PositiveInt = Field(default=8, description="Token slices of a window, along D.")
+    context: NonNegativeInt = Field(
+        default=2, description="The first slices of a window, which its neighbour below has made."
+    )
+    context_dropout: Fraction = Field(
+        default=0.1, description="Share of items that do not know their neighbour."
+    )
+
+    @model_validator(mode="after")
+    def _check_context(self) -> "SlabSpec":
+        if self.context >= self.size:
+            raise ValueError(
+                f"context ({self.context}) must be less than size ({self.size}): a window has "
+                f"slices of its own"
+            )
+        return self
+
+
+class TextSpec(Spec):
+    """A text per volume, as the vector that an encoder made of it."""
+
+    embeddings: Annotated[str, Field(min_length=1)] = Field(
+        description="Parquet table with columns `volume` and `embedding` (a list of numbers)."
+    )
+    dropout: Fraction = Field(default=0.1, description="Share of items without their text.")
+
+
 class MaskGITNetworkSpec(ConditionedSpec):
     """A token transformer with what it takes from its tokenizer and its catalog."""
 
@@ -96,6 +130,12 @@ class MaskGITNetworkSpec(ConditionedSpec):
     num_labels: NonNegativeInt = Field(description="Length of the label vector; 0: unconditional.")
     source: bool = Field(
         default=False, description="Whether it sees indices and labels of another volume."
+    )
+    text_size: NonNegativeInt = Field(
+        default=0, description="Length of the vector of a text; 0: it sees none."
+    )
+    slab: SlabSpec | None = Field(
+        default=None, description="The windows it was trained on; null: whole grids."
     )
 
     @property
@@ -115,6 +155,11 @@ class TransformerSpec(TrainSpec):
         description="study: translate from another volume of the same study, as another modality.",
     )
     source_dropout: Fraction = Field(default=0.1, description="Share of items without source.")
+    text: TextSpec | None = Field(default=None, description="Texts to steer by; null: none.")
+    slab: SlabSpec | None = Field(
+        default=None,
+        description="Train on windows of a volume, and draw it window by window; null: whole.",
+    )
     label_smoothing: Fraction = 0.1
 
 
@@ -123,9 +168,9 @@ class SamplesSpec(Spec):
 
     num_samples: PositiveInt = 4
     steps: PositiveInt = Field(default=12, description="Forward passes of one sample.")
-    schedule: MaskSchedule = "cosine"
+    schedule: MaskSchedule = "arccos"
     order: SampleOrder = Field(
-        default="confidence",
+        default="halton",
         description="Which positions come first: the most certain, any, or spread over the grid.",
     )
     temperature: NonNegativeFloat = Field(
@@ -145,3 +190,18 @@ class SamplesSpec(Spec):
         description="Findings or classes asked for, one sample after another; empty: none.",
     )
     seed: Seed = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_prod9(cls, value: Any) -> Any:
+        """Understand prod9's keys: `scheduler_type`, and `mask_value`, which means nothing here."""
+        if not isinstance(value, Mapping):
+            return value
+        read = dict(value)
+        if "mask_value" in read:
+            del read["mask_value"]
+            logger.warning("samples.mask_value: has no effect, [MASK] is learned; leave it out")
+        if "scheduler_type" in read:
+            # Only a preset says it, and it lies over config.yaml, which has a schedule.
+            read["schedule"] = read.pop("scheduler_type")
+        return read

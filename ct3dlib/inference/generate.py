@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ct3dlib.cohort.hashes import array_sha256
@@ -17,7 +17,7 @@ from ct3dlib.inference.loaded import Tokenizer, Transformer
 from ct3dlib.inference.reconstruct import decode_indices, encode_volume
 from ct3dlib.inference.sampler import Prompt, sample_indices, sample_seeds
 from ct3dlib.inference.single import Scan
-from ct3dlib.models.maskgit import Source
+from ct3dlib.models.maskgit import Conditions, Source, Text
 from ct3dlib.progress import progress
 from ct3dlib.scan.nifti import write_nifti
 from ct3dlib.scan.volume import Volume
@@ -45,11 +45,13 @@ def generate_samples(
     *,
     folder: Path,
     source: SourceScan | None = None,
+    text: Float[Tensor, " E"] | None = None,
 ) -> pd.DataFrame:
     """Draw volumes and write them as NIfTI.
 
     They lie on the grid of the training volumes, in HU or whatever the recipe's window spans;
-    translated ones on the grid of the source, in its window.
+    translated ones on the grid of the source, in its window. Where the model was trained on slabs
+    of volumes, they are drawn slab by slab.
 
     Args:
         model: A trained token transformer.
@@ -57,13 +59,14 @@ def generate_samples(
         spec: How many, which labels, how they are drawn.
         folder: Where `sample_{i:04d}.nii.gz` go.
         source: What is translated, by a model that was trained to.
+        text: What all are to show, as the encoder of the training's texts has it.
 
     Returns:
         One row per sample: sample, file, label, seed, hash of its indices.
 
     Raises:
         CheckpointError: The transformer learnt another tokenizer's indices, a label is unknown to
-            it, or it does not translate.
+            it, it does not translate, or it cannot read the text.
     """
     if model.tokenizer_sha256 != tokenizer.sha256:
         raise CheckpointError(
@@ -71,6 +74,7 @@ def generate_samples(
             "tokenizer it was trained with"
         )
     translated = None if source is None else _encoded(model, tokenizer, source)
+    said = None if text is None else _said(model, text)
     rows = []
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("sample_*.nii.gz"):
@@ -79,9 +83,9 @@ def generate_samples(
     for i, seed in enumerate(progress(seeds, name="samples", unit="sample")):
         # A data set without labels is asked for nothing, whatever the config names.
         label = spec.labels[i % len(spec.labels)] if spec.labels and model.labels else ""
-        prompt = replace(label_prompt(model, label, seed=seed), source=translated)
+        asked = replace(label_conditions(model, label), source=translated, text=said)
         grid = model.grid if translated is None else _grid(translated)
-        indices = sample_indices(model.model, prompt, grid=grid, spec=spec)
+        indices = sample_indices(model.model, Prompt([seed], asked), grid=grid, spec=spec)
         path = folder / f"sample_{i:04d}.nii.gz"
         write_nifti(path, _decoded(model, tokenizer, indices[0], source))
         digest = array_sha256(indices[0].cpu().numpy().astype(np.int32))
@@ -103,8 +107,23 @@ def _encoded(model: Transformer, tokenizer: Tokenizer, source: SourceScan) -> So
         window=source.scan.window,
         windows_per_batch=_WINDOWS_PER_BATCH,
     )
-    labels = label_prompt(model, source.label, seed=0).labels
+    labels = label_conditions(model, source.label).labels
     return Source(encoded.indices[None].cpu(), labels, torch.ones(1, dtype=torch.bool))
+
+
+def _said(model: Transformer, text: Float[Tensor, " E"]) -> Text:
+    """Return the text of a sample."""
+    size = model.model.spec.text_size
+    if not size:
+        raise CheckpointError(
+            "the transformer was trained without texts (transformer.text): leave the text out"
+        )
+    if len(text) != size:
+        raise CheckpointError(
+            f"the text is a vector of {len(text)} numbers, the transformer was trained with "
+            f"{size}; embed it with the encoder of the training's texts"
+        )
+    return Text(text[None].float(), torch.ones(1, dtype=torch.bool))
 
 
 def _grid(source: Source) -> Shape:
@@ -131,8 +150,8 @@ def _decoded(
     return to_volume(values, {"affine": model.affine}, domain=domain, stored_grid=True)
 
 
-def label_prompt(model: Transformer, label: str, *, seed: int) -> Prompt:
-    """Return what is asked of one sample: a single finding, or nothing where `label` is empty.
+def label_conditions(model: Transformer, label: str) -> Conditions:
+    """Return the conditions of one sample: a single finding, or nothing where `label` is empty.
 
     Raises:
         CheckpointError: The model does not know the label.
@@ -142,4 +161,4 @@ def label_prompt(model: Transformer, label: str, *, seed: int) -> Prompt:
         known = ", ".join(names) or "no labels at all"
         raise CheckpointError(f"label {label!r} is unknown to this model; it knows {known}")
     wanted = torch.tensor([[float(name == label) for name in names]]).reshape(1, len(names))
-    return Prompt([seed], wanted, torch.tensor([bool(label)]))
+    return Conditions(wanted, torch.tensor([bool(label)]))

@@ -1,24 +1,30 @@
 """Drawing grids of indices from a token transformer, a few positions more at every step.
 
 Chang et al., MaskGIT (arXiv:2202.04200, section 3.2): all masked positions are drawn in parallel,
-the most confident ones are kept, the rest is masked again.
+the most confident ones are kept, the rest is masked again. A model of slabs draws a longer grid
+window by window, each with the last slices of the one before.
 
-Letters: B samples, D H W the token grid, N = D x H x W tokens, G digits of an index, K classes of
-the largest digit, L labels, S steps.
+Letters: B samples, D H W the token grid, S steps.
 """
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ct3dlib.config import MaskSchedule, SampleOrder, SamplesSpec, Shape
-from ct3dlib.inference.halton import halton_order
-from ct3dlib.models.maskgit import MaskGIT, Source
+from ct3dlib.config import MaskSchedule, SamplesSpec, Shape, SlabSpec
+from ct3dlib.inference.commit import draw_classes, most_confident, noise, priority
+from ct3dlib.inference.guidance import (
+    Draft,
+    guidance_weight,
+    guided_logits,
+    in_window,
+    to_device,
+)
+from ct3dlib.models.maskgit import Conditions, MaskGIT
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,21 +33,18 @@ class Prompt:
 
     Args:
         seeds: One per sample. A sample depends on its own seed and not on its neighbours.
-        labels: Multi-hot, B L.
-        label_present: False draws a sample without labels.
-        source: What is translated, of a model that sees a source.
+        conditions: Labels, source and text, one of each per sample.
     """
 
     seeds: Sequence[int]
-    labels: Float[Tensor, "B L"]
-    label_present: Bool[Tensor, " B"]
-    source: Source | None = None
+    conditions: Conditions
 
     def __post_init__(self) -> None:
-        if not len(self.seeds) == len(self.labels) == len(self.label_present):
+        labels, present = self.conditions.labels, self.conditions.label_present
+        if not len(self.seeds) == len(labels) == len(present):
             raise ValueError(
                 f"a prompt has one seed, one row of labels and one presence per sample, not "
-                f"{len(self.seeds)}, {len(self.labels)} and {len(self.label_present)}"
+                f"{len(self.seeds)}, {len(labels)} and {len(present)}"
             )
 
 
@@ -105,6 +108,18 @@ def commit_counts(schedule: MaskSchedule, num_tokens: int, *, steps: int) -> lis
     return counts
 
 
+def slab_windows(depth: int, slab: SlabSpec | None) -> list[tuple[int, int]]:
+    """Return the first token slice and the one after the last of each window, bottom to top.
+
+    Each begins with the last `context` slices of the one before; the last ends with the grid, so
+    that it may share more.
+    """
+    if slab is None or depth <= slab.size:
+        return [(0, depth)]
+    starts = range(0, depth - slab.context, slab.size - slab.context)
+    return [(start, start + slab.size) for start in (min(s, depth - slab.size) for s in starts)]
+
+
 @torch.no_grad()
 def sample_indices(
     model: MaskGIT,
@@ -119,52 +134,86 @@ def sample_indices(
     Every step draws an index at each masked position, group by group, and commits some of them. In
     the order `confidence` these have the highest log-probability + choice_temperature x (1 -
     progress) x Gumbel noise; in the others they are those that an order of the sample's own has
-    next, whatever was drawn.
+    next, whatever was drawn. A grid longer than the slabs of the model takes these steps in one
+    window after the other.
 
     Args:
         model: In evaluation mode; it runs on the device it is on.
-        prompt: Seeds and labels, one entry per sample.
+        prompt: Seeds and conditions, one entry per sample.
         grid: Tokens along (D, H, W).
         spec: Steps, schedule, temperatures and guidance. Number and seed are in the prompt.
         known: Indices to keep.
 
     Raises:
         ValueError: The model is in training mode, the prompt has another number of labels than
-            the model, or the known indices have another shape or codebook.
+            the model, a source of another grid or a text of another length, or the known indices
+            have another shape or codebook.
     """
-    _check(model, prompt)
+    _check(model, prompt, grid)
     device = next(model.parameters()).device
     indices, masked = _start(model, (len(prompt.seeds), *grid), known=known)  # B D H W
-    counts = _counts_per_sample(masked, spec).to(device)  # B S
-    generators = [torch.Generator().manual_seed(seed) for seed in prompt.seeds]
     indices, masked = indices.to(device), masked.to(device)
-    priority = _priority(spec.order, grid, generators)
-    for step in range(counts.shape[1]):
-        noise = _noise(generators, (*grid, len(model.spec.radices) + 1)).to(device)
-        logits = _guided_logits(model, prompt, indices, masked=masked, weight=_weight(spec, step))
-        classes, confidence = _draw(logits, noise[..., :-1], spec)
-        if priority is None:
-            gumbel = -torch.log(-torch.log(noise[..., -1]))
-            confidence += spec.choice_temperature * (1 - (step + 1) / spec.steps) * gumbel
-        else:
-            confidence = priority.to(device)
-        committed = _most_confident(confidence, masked, counts[:, step])
-        drawn = model.digits.join(classes)
-        indices = torch.where(committed, drawn, indices)
-        masked = masked & ~committed
+    given = ~masked
+    conditions = to_device(prompt.conditions, device)
+    generators = [torch.Generator().manual_seed(seed) for seed in prompt.seeds]
+    for start, stop in slab_windows(grid[0], model.spec.slab):
+        here = (slice(None), slice(start, stop))
+        draft = Draft(
+            indices=indices[here],
+            masked=masked[here],
+            lent=~(masked | given)[here],
+            start=start,
+            conditions=in_window(conditions, start, stop),
+        )
+        indices[here] = _filled(model, draft, spec, generators)
+        masked[here] = False
     return indices
 
 
-def _check(model: MaskGIT, prompt: Prompt) -> None:
+def _filled(
+    model: MaskGIT, draft: Draft, spec: SamplesSpec, generators: Sequence[torch.Generator]
+) -> Int[Tensor, "B D H W"]:
+    """Return a draft with an index at every position."""
+    _, *grid = draft.indices.shape
+    device = draft.indices.device
+    counts = _counts_per_sample(draft.masked, spec)  # B S
+    early = priority(spec.order, (grid[0], grid[1], grid[2]), generators)
+    for step, count in enumerate(counts.unbind(1)):
+        shape = (*grid, len(model.spec.radices) + 1)
+        drawn = noise(generators, shape, wanted=count > 0).to(device)
+        logits = guided_logits(model, draft, weight=guidance_weight(spec, step))
+        classes, confidence = draw_classes(logits, drawn[..., :-1], spec)
+        if early is None:
+            gumbel = -torch.log(-torch.log(drawn[..., -1]))
+            confidence += spec.choice_temperature * (1 - (step + 1) / spec.steps) * gumbel
+        else:
+            confidence = early.to(device)
+        committed = most_confident(confidence, draft.masked, count.to(device))
+        draft = replace(
+            draft,
+            indices=torch.where(committed, model.digits.join(classes), draft.indices),
+            masked=draft.masked & ~committed,
+        )
+    return draft.indices
+
+
+def _check(model: MaskGIT, prompt: Prompt, grid: Shape) -> None:
     if model.training:
         raise ValueError(
             "the model is in training mode and its dropout would disturb the samples; "
             "call model.eval() first"
         )
-    if prompt.labels.shape[1] != model.spec.num_labels:
+    num_labels = prompt.conditions.labels.shape[1]
+    if num_labels != model.spec.num_labels:
         raise ValueError(
-            f"the prompt has {prompt.labels.shape[1]} labels per sample, the model was trained "
+            f"the prompt has {num_labels} labels per sample, the model was trained "
             f"with {model.spec.num_labels}"
+        )
+    source = prompt.conditions.source
+    if source is not None and tuple(source.indices.shape[1:]) != grid:
+        raise ValueError(
+            f"the source has {tuple(source.indices.shape[1:])} tokens, the samples have {grid}; "
+            f"draw them on its grid"
         )
 
 
@@ -197,122 +246,3 @@ def _counts_per_sample(masked: Bool[Tensor, "B D H W"], spec: SamplesSpec) -> In
     num_steps = max(map(len, counts), default=0)
     padded = [row + [0] * (num_steps - len(row)) for row in counts]
     return torch.tensor(padded, dtype=torch.int64).view(len(counts), num_steps)
-
-
-def _priority(
-    order: SampleOrder, grid: Shape, generators: Sequence[torch.Generator]
-) -> Float[Tensor, "B D H W"] | None:
-    """Return how early each position comes, high first; None where that is found out by drawing.
-
-    The order `halton` is moved by a drawn distance along each axis, round its ends.
-    """
-    num_tokens = math.prod(grid)
-    match order:
-        case "confidence":
-            return None
-        case "random":
-            ranks = [torch.randperm(num_tokens, generator=g).view(grid) for g in generators]
-        case "halton":
-            rank = torch.empty(num_tokens, dtype=torch.int64)
-            rank[halton_order(grid)] = torch.arange(num_tokens)
-            ranks = [_rolled(rank.view(grid), generator) for generator in generators]
-    return -torch.stack(ranks).float()
-
-
-def _rolled(rank: Int[Tensor, "D H W"], generator: torch.Generator) -> Int[Tensor, "D H W"]:
-    """Return a grid moved by a drawn number of tokens along each axis."""
-    shifts = [int(torch.randint(side, (), generator=generator)) for side in rank.shape]
-    return rank.roll(shifts, dims=(0, 1, 2))
-
-
-def _noise(
-    generators: Sequence[torch.Generator], shape: tuple[int, ...]
-) -> Float[Tensor, "B *shape"]:
-    """Return uniform noise in (0, 1), each sample's from its own generator."""
-    noise = torch.stack([torch.rand(shape, generator=g) for g in generators])
-    return noise.clamp_min(torch.finfo(noise.dtype).tiny)
-
-
-def _weight(spec: SamplesSpec, step: int) -> float:
-    """Return the guidance of a step: a ramp from 0, since guidance harms while most is masked.
-
-    Chang et al., Muse (arXiv:2301.00704, section 2.7).
-    """
-    return spec.guidance * (step / (spec.steps - 1) if spec.steps > 1 else 1.0)
-
-
-def _guided_logits(
-    model: MaskGIT,
-    prompt: Prompt,
-    indices: Int[Tensor, "B D H W"],
-    *,
-    masked: Bool[Tensor, "B D H W"],
-    weight: float,
-) -> Float[Tensor, "B D H W G K"]:
-    """Return logits that lean away from those without labels and source, out of one forward pass.
-
-    Classifier-free guidance: Ho and Salimans (arXiv:2207.12598, equation 6).
-    """
-    labels = prompt.labels.to(indices.device)
-    present = prompt.label_present.to(indices.device)
-    source = None if prompt.source is None else _moved(prompt.source, indices.device)
-    if weight == 0:
-        return model(indices, masked, labels=labels, label_present=present, source=source).float()
-    asked, unasked = (
-        model(
-            indices.repeat(2, 1, 1, 1),
-            masked.repeat(2, 1, 1, 1),
-            labels=labels.repeat(2, 1),
-            label_present=torch.cat((present, torch.zeros_like(present))),
-            source=source and _with_none(source),
-        )
-        .float()
-        .chunk(2)
-    )
-    return (1 + weight) * asked - weight * unasked
-
-
-def _moved(source: Source, device: torch.device) -> Source:
-    """Return a source on a device."""
-    return Source(source.indices.to(device), source.labels.to(device), source.present.to(device))
-
-
-def _with_none(source: Source) -> Source:
-    """Return a source twice, the second time absent."""
-    return Source(
-        source.indices.repeat(2, 1, 1, 1),
-        source.labels.repeat(2, 1),
-        torch.cat((source.present, torch.zeros_like(source.present))),
-    )
-
-
-def _draw(
-    logits: Float[Tensor, "B D H W G K"], noise: Float[Tensor, "B D H W G"], spec: SamplesSpec
-) -> tuple[Int[Tensor, "B D H W G"], Float[Tensor, "B D H W"]]:
-    """Return a class per digit, by inverting the distribution function, and its log-probability.
-
-    At temperature 0 it is the likeliest, and the log-probability that at temperature 1.
-    """
-    if spec.temperature == 0:
-        likeliest = logits.log_softmax(-1).max(-1)
-        return likeliest.indices, likeliest.values.sum(-1)
-    if spec.top_k is not None and spec.top_k < logits.shape[-1]:
-        smallest = logits.topk(spec.top_k, dim=-1).values[..., -1:]
-        logits = logits.masked_fill(logits < smallest, -torch.inf)
-    log_probabilities = (logits / spec.temperature).log_softmax(-1)
-    cumulative = log_probabilities.exp().cumsum(-1)
-    # Scaled by the last value, which rounding leaves beside 1; the product may round up to it.
-    at = noise.unsqueeze(-1) * cumulative[..., -1:]
-    classes = torch.searchsorted(cumulative, at, right=True).clamp_max(logits.shape[-1] - 1)
-    return classes.squeeze(-1), log_probabilities.gather(-1, classes).squeeze(-1).sum(-1)
-
-
-def _most_confident(
-    confidence: Float[Tensor, "B D H W"],
-    masked: Bool[Tensor, "B D H W"],
-    counts: Int[Tensor, " B"],
-) -> Bool[Tensor, "B D H W"]:
-    """Return True at the `counts` most confident masked positions of each sample."""
-    eligible = confidence.masked_fill(~masked, -torch.inf).flatten(1)  # B N
-    rank = eligible.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-    return (rank < counts[:, None]).view_as(masked)

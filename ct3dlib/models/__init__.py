@@ -9,13 +9,15 @@ from ct3dlib.config import (
     MaisiTokenizerSpec,
     MaskGITNetworkSpec,
     SliceFeaturesSpec,
+    VolumeClassifierNetworkSpec,
 )
 from ct3dlib.models.autoencoder import VolumeAutoencoder
+from ct3dlib.models.classifier import VolumeClassifier
 from ct3dlib.models.maskgit import MaskGIT
 from ct3dlib.models.slice_features import SliceFeatures
 from ct3dlib.models.tokenizer import CausalTokenizer
 
-ModelSpec = AutoencoderSpec | MaskGITNetworkSpec | SliceFeaturesSpec
+ModelSpec = AutoencoderSpec | MaskGITNetworkSpec | SliceFeaturesSpec | VolumeClassifierNetworkSpec
 
 
 def build_model(spec: ModelSpec) -> nn.Module:
@@ -25,6 +27,8 @@ def build_model(spec: ModelSpec) -> nn.Module:
             return MaskGIT(spec)
         case SliceFeaturesSpec():
             return SliceFeatures(spec)
+        case VolumeClassifierNetworkSpec():
+            return VolumeClassifier(spec)
         case _:
             return build_autoencoder(spec)
 

@@ -20,7 +20,9 @@ def grid_positions(grid: Shape, device: torch.device) -> Float[Tensor, "N 3"]:
     return torch.cartesian_prod(*sides)
 
 
-def sincos_3d(positions: Float[Tensor, "N 3"], num_channels: int) -> Float[Tensor, "N C"]:
+def sincos_3d(
+    positions: Float[Tensor, "*batch N 3"], num_channels: int
+) -> Float[Tensor, "*batch N C"]:
     """Return absolute positions as sines and cosines, a third of the channels per axis.
 
     Vaswani et al. (arXiv:1706.03762, section 3.5), factorised over three axes. Values lie in
@@ -32,8 +34,8 @@ def sincos_3d(positions: Float[Tensor, "N 3"], num_channels: int) -> Float[Tenso
     if num_channels < 6:
         raise ValueError(f"3D sines and cosines need at least 6 channels, not {num_channels}")
     angles = _angles(positions, num_channels // 6)
-    waves = torch.cat((angles.sin(), angles.cos()), dim=-1).flatten(1)
-    return torch.nn.functional.pad(waves, (0, num_channels - waves.shape[1]))
+    waves = torch.cat((angles.sin(), angles.cos()), dim=-1).flatten(-2)
+    return torch.nn.functional.pad(waves, (0, num_channels - waves.shape[-1]))
 
 
 def rotary_angles(positions: Float[Tensor, "N 3"], head_size: int) -> Float[Tensor, "N P"]:
@@ -64,6 +66,8 @@ def rotate(
     return heads * torch.cat((cos, cos), dim=-1) + partners * torch.cat((-sin, sin), dim=-1)
 
 
-def _angles(positions: Float[Tensor, "N 3"], count: int) -> Float[Tensor, "N 3 count"]:
+def _angles(
+    positions: Float[Tensor, "*batch N 3"], count: int
+) -> Float[Tensor, "*batch N 3 count"]:
     exponents: Int[Tensor, " count"] = torch.arange(count, device=positions.device)
-    return positions[:, :, None] * _BASE ** (-exponents / count)
+    return positions[..., None] * _BASE ** (-exponents / count)

@@ -17,6 +17,7 @@ from ct3dlib.config import (
     AugmentSpec,
     AutoencoderSpec,
     CausalTokenizerSpec,
+    ClassifierSpec,
     DiscriminatorSpec,
     FeaturesSpec,
     FSQSpec,
@@ -25,12 +26,16 @@ from ct3dlib.config import (
     MaisiTokenizerSpec,
     MaskGITNetworkSpec,
     MaskGITSpec,
+    SlabSpec,
     SliceFeaturesSpec,
+    TextSpec,
     TokenizerLossSpec,
     TokenizerSpec,
     TrainSpec,
     TransformerSpec,
+    VolumeClassifierNetworkSpec,
 )
+from ct3dlib.objectives.classify import ClassifyObjective
 from ct3dlib.objectives.maskgit import MaskGITObjective
 from ct3dlib.objectives.slice_features import SliceFeaturesObjective
 from ct3dlib.objectives.tokenizer import TokenizerObjective
@@ -129,6 +134,21 @@ class BlobPairs(Items):
         return {"volume": Blobs().item(index, rng)["volume"][:, 1:].contiguous()}
 
 
+class LabelledBlobs(Items):
+    """Blobs, every other one dark; the labels say which."""
+
+    def __len__(self) -> int:
+        return len(Blobs())
+
+    def item(self, index: int, rng: np.random.Generator) -> dict[str, Tensor]:
+        dark = index % 2
+        volume = Blobs().item(index, rng)["volume"]
+        return {
+            "volume": -volume if dark else volume,
+            "labels": torch.tensor([dark, 1 - dark], dtype=torch.float32),
+        }
+
+
 class BlobSlices(Items):
     """The middle slices of the blobs, whose balls are regions."""
 
@@ -152,6 +172,38 @@ class Grids(Items):
             "indices": torch.full((2, 3, 4), 21 * (2 - kind)),
             "labels": torch.tensor([float(kind)]),
             "label_present": torch.tensor(index != 3),
+        }
+
+
+class Slabs(Items):
+    """Windows of longer grids, whose indices change half way up."""
+
+    def __len__(self) -> int:
+        return len(Grids())
+
+    def item(self, index: int, rng: np.random.Generator) -> dict[str, Tensor]:
+        start = int(rng.integers(4))
+        places = torch.arange(start, start + 3)[:, None, None]
+        return {
+            **Grids().item(index, rng),
+            "indices": torch.where(places < 3, 21, 42).expand(3, 2, 2).contiguous(),
+            "start": torch.tensor(start),
+        }
+
+
+class Described(Items):
+    """Grids of two kinds that a text tells apart."""
+
+    def __len__(self) -> int:
+        return len(Grids())
+
+    def item(self, index: int, rng: np.random.Generator) -> dict[str, Tensor]:
+        text = torch.tensor([1.0, -1.0, 0.5]) * (1 - 2 * (index % 2))
+        return {
+            **Grids().item(index, rng),
+            "labels": torch.ones(1),
+            "text": text,
+            "text_present": torch.tensor(index != 5),
         }
 
 
@@ -276,6 +328,20 @@ def _maskgit() -> MaskGITObjective:
     return MaskGITObjective(spec, _network(model))
 
 
+def _slab() -> MaskGITObjective:
+    model = MaskGITSpec(hidden_size=24, num_layers=1, num_heads=2, dropout=0.0, bits_per_group=3)
+    slab = SlabSpec(size=3, context=1, context_dropout=0.2)
+    spec = TransformerSpec(steps=1, batch_size=1, micro_batch_size=1, model=model, slab=slab)
+    return MaskGITObjective(spec, _network(model).model_copy(update={"slab": slab}))
+
+
+def _text() -> MaskGITObjective:
+    model = MaskGITSpec(hidden_size=24, num_layers=1, num_heads=2, dropout=0.0, bits_per_group=3)
+    text = TextSpec(embeddings="texts.parquet", dropout=0.2)
+    spec = TransformerSpec(steps=1, batch_size=1, micro_batch_size=1, model=model, text=text)
+    return MaskGITObjective(spec, _network(model).model_copy(update={"text_size": 3}))
+
+
 def _slice_features() -> SliceFeaturesObjective:
     model = SliceFeaturesSpec(filters=8, num_levels=2, num_regions=2)
     return SliceFeaturesObjective(
@@ -283,6 +349,14 @@ def _slice_features() -> SliceFeaturesObjective:
             steps=1, batch_size=1, micro_batch_size=1, recipe="small", crop=(8, 8), model=model
         )
     )
+
+
+def _classify() -> ClassifyObjective:
+    # A shift would empty volumes of three slices.
+    augment = AugmentSpec(intensity_shift=0.02, noise=0.01)
+    spec = ClassifierSpec(steps=1, batch_size=1, micro_batch_size=1, augment=augment)
+    network = VolumeClassifierNetworkSpec(filters=8, num_levels=1, num_labels=2)
+    return ClassifyObjective(spec, network, positive_weights=torch.tensor([1.0, 2.0]))
 
 
 @dataclass(frozen=True)
@@ -317,10 +391,13 @@ CASES = {
     "maisi": Case(_maisi, BlobPairs(), falls_to=0.7, steps=12, tolerance=1e-4),
     "vae": Case(_vae, Blobs(), falls_to=0.7, steps=15),
     "augmented": Case(_augmented, Blobs(), falls_to=0.7, steps=30, tolerance=1e-4),
+    "classify": Case(_classify, LabelledBlobs(), steps=30),
     "slice_features": Case(_slice_features, BlobSlices(), steps=30, tolerance=1e-4),
     "translation": Case(_translation, Pairs(), falls_to=0.7, steps=40),
     "in_context": Case(_in_context, Pairs(), falls_to=0.7, steps=40, tolerance=1e-4),
     "maskgit": Case(_maskgit, Grids(), falls_to=0.7, steps=40),
+    "slab": Case(_slab, Slabs(), falls_to=0.7, steps=40),
+    "text": Case(_text, Described(), falls_to=0.7, steps=40),
 }
 
 

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from ct3dlib.cohort.store import StoredVolume, stored_volumes
-from ct3dlib.config import CausalTokenizerSpec, RecipeSpec, SlidingWindowSpec
+from ct3dlib.config import CausalTokenizerSpec, GenerationSpec, RecipeSpec, SlidingWindowSpec
 from ct3dlib.errors import StoreError
 from ct3dlib.inference.evaluate_samples import evaluate_samples, latent_features
 from ct3dlib.inference.loaded import Tokenizer
+from ct3dlib.models.slice_network import SliceNetwork
 from ct3dlib.models.tokenizer import CausalTokenizer
 from tests.inference.conftest import RECIPE
 from tests.inference.doubles import Blocks, fsq_model, kl_spec
@@ -100,6 +101,55 @@ def test_many_samples_have_a_frechet_distance(lossless, train, valid):
     shard = [*train, *valid] * 2  # 20 volumes for 16 features
     found = evaluate_samples(lossless, many, train=train, valid=shard)
     assert found["frechet"] >= 0
+
+
+def test_real_volumes_in_the_place_of_samples_are_the_baseline(lossless, train, valid):
+    spread = [train[i].read() for i in (0, 1, 3, 4)]  # four of six
+    found = evaluate_samples(lossless, spread, train=train, valid=valid)
+    for name in ("kid", "kid_std", "frechet"):
+        assert found[f"{name}_real"] == found[name]
+    assert found["kid_std"] > 0
+    other = [np.full_like(volume, 900) for volume in spread]
+    far = evaluate_samples(lossless, other, train=train, valid=valid)
+    assert far["kid_real"] == found["kid_real"] < far["kid"]
+
+
+@pytest.mark.parametrize(("number", "known"), [(1, (False, False)), (2, (True, False))])
+def test_few_samples_have_no_standard_error(lossless, train, valid, number, known):
+    few = [volume.read() for volume in valid[:number]]
+    found = evaluate_samples(lossless, few, train=train, valid=valid)
+    for end in ("", "_real"):
+        values = found[f"kid{end}"], found[f"kid_std{end}"]
+        assert tuple(value is not None for value in values) == known
+
+
+def test_a_given_network_sees_slices_in_the_unit_range(lossless, train, valid):
+    seen: list[torch.Tensor] = []
+
+    def see(slices: torch.Tensor) -> torch.Tensor:
+        seen.append(slices)
+        return torch.stack([slices.mean((1, 2, 3)), slices.square().mean((1, 2, 3))], 1)
+
+    spec = GenerationSpec(slices=4, planes=("axial", "sagittal"))
+    network = SliceNetwork(see, 1, spec, torch.device("cpu"))
+    real = [volume.read() for volume in valid]
+    alike = evaluate_samples(lossless, real, train=train, valid=valid, network=network)
+    assert min(s.min() for s in seen) == pytest.approx(0.1)  # -800 HU of a window of +-1000
+    assert max(s.max() for s in seen) == pytest.approx(0.55)
+    assert len(seen) == 2 * 3 * 4  # planes, sets, volumes
+    assert alike["slice_fid"]["mean"] == pytest.approx(0, abs=1e-9)
+    assert list(alike["slice_kid"]) == ["axial", "sagittal", "mean"]
+    other = [np.full_like(volume, 900) for volume in real]
+    far = evaluate_samples(lossless, other, train=train, valid=valid, network=network)
+    for name in ("slice_fid", "slice_kid"):
+        assert far[f"{name}_real"] == alike[f"{name}_real"]
+        assert far[name]["mean"] > far[f"{name}_real"]["mean"]
+
+
+def test_without_a_network_there_are_no_distances_of_slices(lossless, train, valid):
+    found = evaluate_samples(lossless, [v.read() for v in valid], train=train, valid=valid)
+    assert found["slice_fid"] is None
+    assert found["slice_kid"] is None
 
 
 def test_what_is_missing_is_named(lossless, train, valid):

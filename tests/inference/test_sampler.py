@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -15,7 +16,7 @@ from ct3dlib.inference.sampler import (
     sample_indices,
     sample_seeds,
 )
-from ct3dlib.models.maskgit import Digits, MaskGIT
+from ct3dlib.models.maskgit import Conditions, Digits, MaskGIT
 
 SCHEDULES = ["cosine", "arccos", "linear", "sqrt", "log2", "square"]
 ORDERS = ["confidence", "random", "halton"]
@@ -36,14 +37,16 @@ class Fixed(MaskGIT):
         self.shown: list[torch.Tensor] = []
         self.eval()
 
-    def forward(self, indices, masked, *, labels, label_present, source=None):
+    def forward(self, indices, masked, conditions, *, start=None):
         self.shown.append(torch.where(masked, -1, indices))
-        return torch.stack([self.logits if p else self.unlabelled for p in label_present])
+        present = conditions.label_present
+        return torch.stack([self.logits if p else self.unlabelled for p in present])
 
 
 def _prompt(num_samples: int, seed: int = 0) -> Prompt:
     present = torch.ones(num_samples, dtype=torch.bool)
-    return Prompt(sample_seeds(seed, num_samples), torch.zeros(num_samples, 2), present)
+    conditions = Conditions(torch.zeros(num_samples, 2), present)
+    return Prompt(sample_seeds(seed, num_samples), conditions)
 
 
 def _certain(target: torch.Tensor) -> torch.Tensor:
@@ -148,7 +151,7 @@ def test_without_noise_the_most_confident_positions_come_first():
         for group, n in enumerate(groups):
             logits[0, 0, w, group, :n] = 0
     model = Fixed(logits)
-    spec = SamplesSpec(steps=6, choice_temperature=0.0)
+    spec = SamplesSpec(steps=6, order="confidence", choice_temperature=0.0)
     sample_indices(model, _prompt(5), grid=(1, 1, 6), spec=spec)
     for sample in range(5):
         shown = [step[sample].flatten() for step in model.shown]
@@ -160,7 +163,7 @@ def test_large_noise_makes_the_order_uniform():
     logits = torch.zeros(1, 1, 4, 2, 8)
     logits[..., 0] = torch.tensor([0.0, 1.0, 2.0, 3.0])[:, None]
     model = Fixed(logits)
-    spec = SamplesSpec(steps=4, choice_temperature=1e6)
+    spec = SamplesSpec(steps=4, order="confidence", choice_temperature=1e6)
     sample_indices(model, _prompt(4000), grid=(1, 1, 4), spec=spec)
     first = (model.shown[1] >= 0).flatten(1).sum(0)
     assert first.sum() == 4000
@@ -231,17 +234,17 @@ def test_only_the_likeliest_classes_are_drawn():
 
 def test_temperature_zero_takes_the_likeliest_of_the_most_certain():
     model = _awake()
-    greedy = SamplesSpec(steps=6, temperature=0, choice_temperature=0.0)
+    greedy = SamplesSpec(steps=6, temperature=0, order="confidence", choice_temperature=0.0)
     drawn = sample_indices(model, _prompt(2), grid=GRID, spec=greedy)
     assert torch.equal(drawn[0], drawn[1])
     cold = SamplesSpec(steps=1, temperature=0)
     absent = torch.zeros(1, dtype=torch.bool)
-    prompt = Prompt([0], torch.zeros(1, 2), absent)
+    prompt = Prompt([0], Conditions(torch.zeros(1, 2), absent))
     nothing, hidden = (
         torch.zeros(1, *GRID, dtype=torch.long),
         torch.ones(1, *GRID, dtype=torch.bool),
     )
-    logits = model(nothing, hidden, labels=prompt.labels, label_present=absent)
+    logits = model(nothing, hidden, prompt.conditions)
     likeliest = DIGITS.join(logits.argmax(-1))
     assert torch.equal(sample_indices(model, prompt, grid=GRID, spec=cold), likeliest)
 
@@ -258,7 +261,7 @@ def test_temperature_sharpens_and_flattens():
 
 def test_a_low_temperature_without_noise_is_the_same_for_all_seeds():
     model = _awake()
-    spec = SamplesSpec(steps=6, temperature=1e-6, choice_temperature=0.0)
+    spec = SamplesSpec(steps=6, temperature=1e-6, order="confidence", choice_temperature=0.0)
     drawn = sample_indices(model, _prompt(3), grid=GRID, spec=spec)
     assert torch.equal(drawn[0], drawn[1])
     assert torch.equal(drawn[0], drawn[2])
@@ -280,7 +283,7 @@ def test_a_sample_does_not_depend_on_its_batch():
     model, spec, prompt = _awake(), SamplesSpec(steps=6, guidance=1.0), _prompt(3)
     together = sample_indices(model, prompt, grid=GRID, spec=spec)
     for i in range(3):
-        alone = Prompt(prompt.seeds[i : i + 1], prompt.labels[:1], prompt.label_present[:1])
+        alone = Prompt(prompt.seeds[i : i + 1], _prompt(1).conditions)
         assert torch.equal(sample_indices(model, alone, grid=GRID, spec=spec)[0], together[i])
 
 
@@ -315,7 +318,9 @@ def test_guidance_rises_from_plain_to_its_weight():
     # Labelled and unlabelled logits cancel at weight 1: 2 x (0.5 a) - 1 x a is flat.
     target = torch.full((1, 1, 4), 9)
     model = Fixed(0.5 * _certain(target), unlabelled=_certain(target))
-    spec = SamplesSpec(steps=3, schedule="linear", guidance=1.0, choice_temperature=0.0)
+    spec = SamplesSpec(
+        steps=3, schedule="linear", guidance=1.0, order="confidence", choice_temperature=0.0
+    )
     prompt = _prompt(500)
     drawn = sample_indices(model, prompt, grid=(1, 1, 4), spec=spec)
     assert [len(shown) for shown in model.shown] == [500, 1000, 1000]
@@ -337,22 +342,23 @@ def test_guidance_of_a_model_that_ignores_labels_changes_nothing():
 
 def test_one_batched_pass_equals_two_passes():
     model, prompt = _awake(), _prompt(2)
-    prompt = Prompt(prompt.seeds, torch.tensor([[1.0, 0.0], [0.0, 1.0]]), prompt.label_present)
+    labels = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    prompt = Prompt(prompt.seeds, replace(prompt.conditions, labels=labels))
     grid, weight = (1, 2, 2), 1.5
-    seen: list[tuple[torch.Tensor, ...]] = []
+    seen = []
 
-    def remember(_module, args, kwargs, output):
-        seen.append((*args, kwargs["labels"], kwargs["label_present"], output))
+    def remember(_module, args, output):
+        seen.append((*args, output))
 
-    with model.register_forward_hook(remember, with_kwargs=True):
+    with model.register_forward_hook(remember):
         spec = SamplesSpec(steps=1, guidance=weight)
         sample_indices(model, prompt, grid=grid, spec=spec)
-    indices, masked, labels, present, output = seen[0]
-    assert present.tolist() == [True, True, False, False]
+    indices, masked, asked, output = seen[0]
+    assert asked.label_present.tolist() == [True, True, False, False]
     with torch.no_grad():
         for half in (slice(0, 2), slice(2, 4)):
-            part = {"labels": labels[half], "label_present": present[half]}
-            torch.testing.assert_close(model(indices[half], masked[half], **part), output[half])
+            part = Conditions(asked.labels[half], asked.label_present[half])
+            torch.testing.assert_close(model(indices[half], masked[half], part), output[half])
 
 
 def test_a_model_in_training_mode_is_refused():
@@ -361,14 +367,14 @@ def test_a_model_in_training_mode_is_refused():
 
 
 def test_labels_of_another_length_are_refused():
-    prompt = Prompt([0], torch.zeros(1, 18), torch.ones(1, dtype=torch.bool))
+    prompt = Prompt([0], Conditions(torch.zeros(1, 18), torch.ones(1, dtype=torch.bool)))
     with pytest.raises(ValueError, match="has 18 labels per sample, the model was trained with 2"):
         sample_indices(_awake(), prompt, grid=GRID, spec=SamplesSpec())
 
 
 def test_a_prompt_has_one_entry_of_each_per_sample():
     with pytest.raises(ValueError, match="per sample, not 2, 1 and 1"):
-        Prompt([0, 1], torch.zeros(1, 2), torch.ones(1, dtype=torch.bool))
+        Prompt([0, 1], Conditions(torch.zeros(1, 2), torch.ones(1, dtype=torch.bool)))
 
 
 def test_known_indices_of_another_grid_are_refused():

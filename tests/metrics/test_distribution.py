@@ -9,6 +9,7 @@ from monai.metrics.regression import MultiScaleSSIMMetric
 
 from ct3dlib.metrics.distribution import (
     frechet_distance,
+    half_subset,
     kernel_distance,
     ms_ssim_diversity,
     polynomial_mmd,
@@ -71,6 +72,23 @@ def test_frechet_distance_of_few_volumes_is_refused_unless_allowed():
     assert distance.item() == pytest.approx(8, abs=1e-5)
 
 
+def test_frechet_distance_of_gaussians_with_commuting_covariances():
+    # Diagonal covariances: |m1 - m2|^2 + sum (s1 - s2)^2, here on points with these moments.
+    corners = torch.tensor([[a, b] for a in (-1.0, 1.0) for b in (-1.0, 1.0)]).double()
+    unit = corners * math.sqrt(3 / 4)  # the unbiased variance of four such points is 1
+    first = unit * torch.tensor([2.0, 3.0]) + torch.tensor([1.0, 0.0])
+    second = unit * torch.tensor([5.0, 1.0]) + torch.tensor([0.0, 2.0])
+    assert frechet_distance(first, second).item() == pytest.approx(1 + 4 + 9 + 4, abs=1e-9)
+
+
+def test_frechet_distance_is_symmetric_and_blind_to_a_rotation():
+    a, b = _features(60).double(), 2 * _features(50, seed=2).double() + 1
+    rotation = torch.linalg.qr(_features(8, seed=3).double()).Q
+    expected = frechet_distance(a, b)
+    torch.testing.assert_close(frechet_distance(b, a), expected)
+    torch.testing.assert_close(frechet_distance(a @ rotation, b @ rotation), expected)
+
+
 def test_polynomial_mmd_by_hand():
     # One feature: kernel (x y + 1)^3. Within {0, 1}: 1; within {2, 3}: 343; across: 1, 1, 27, 64.
     mmd = polynomial_mmd(torch.tensor([[0.0], [1.0]]), torch.tensor([[2.0], [3.0]]))
@@ -108,6 +126,25 @@ def test_kernel_distance_of_whole_sets_does_not_vary():
     )
     assert distance.mean == pytest.approx(polynomial_mmd(real, generated).item())
     assert distance.std == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("smallest", "size"), [(2, 2), (3, 2), (4, 2), (9, 4), (2000, 1000), (9000, 1000)]
+)
+def test_half_subsets_are_neither_single_nor_larger_than_published(smallest, size):
+    assert half_subset(smallest) == size
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.7], ids=["one distribution", "two"])
+def test_spread_over_halves_is_about_the_standard_error(shift):
+    found = []
+    for seed in range(40):
+        pair = _features(20, seed=2 * seed), _features(20, seed=2 * seed + 1) + shift
+        options = {"num_subsets": 20, "subset_size": half_subset(20)}
+        found.append(kernel_distance(*pair, generator=_generator(), **options))
+    truth = np.std([distance.mean for distance in found])
+    told = np.mean([distance.std for distance in found])
+    assert 0.8 < told / truth < 2.2  # wider where the sets are alike
 
 
 def test_kernel_distance_repeats_with_its_generator():

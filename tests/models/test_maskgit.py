@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ct3dlib.config import FSQSpec, LFQSpec, MaskGITNetworkSpec, MaskGITSpec
-from ct3dlib.models.maskgit import Digits, MaskGIT, Source
+from ct3dlib.models.maskgit import Conditions, Digits, MaskGIT, Source, Text
 from ct3dlib.quantizers.fsq import FSQ
 
 SPEC = MaskGITNetworkSpec(
@@ -33,6 +33,18 @@ def _inputs(shape=(2, 2, 3, 4)) -> dict[str, torch.Tensor]:
     }
 
 
+def _logits(
+    model: MaskGIT,
+    inputs: dict[str, torch.Tensor],
+    start: list[int] | None = None,
+    **asked: Source | Text,
+) -> torch.Tensor:
+    """Return the model's output, with labels from the inputs and more conditions."""
+    conditions = Conditions(inputs["labels"], inputs["label_present"], **asked)
+    starts = None if start is None else torch.tensor(start)
+    return model(inputs["indices"], inputs["masked"], conditions, start=starts)
+
+
 @pytest.fixture(params=["adaln", "in_context"])
 def translator(request: pytest.FixtureRequest) -> MaskGIT:
     return _awake(SPEC.model_copy(update={"source": True, "conditioning": request.param}))
@@ -48,22 +60,22 @@ def _source(labels: torch.Tensor, seed: int = 2) -> Source:
 def test_tokens_and_label_of_a_source_and_the_wanted_label_all_count(translator):
     model, inputs = translator, _inputs()
     one, other = torch.eye(4)[[0, 0]], torch.eye(4)[[1, 1]]
-    before = model(**inputs, source=_source(one))
-    assert not torch.allclose(model(**inputs, source=_source(other)), before)
-    assert not torch.allclose(model(**inputs, source=_source(one, seed=3)), before)
+    before = _logits(model, inputs, source=_source(one))
+    assert not torch.allclose(_logits(model, inputs, source=_source(other)), before)
+    assert not torch.allclose(_logits(model, inputs, source=_source(one, seed=3)), before)
     wanted = {**inputs, "labels": 1 - inputs["labels"]}
-    assert not torch.allclose(model(**wanted, source=_source(one)), before)
+    assert not torch.allclose(_logits(model, wanted, source=_source(one)), before)
 
 
 @torch.no_grad()
 def test_a_source_that_is_absent_is_not_seen(translator):
     model, inputs = translator, _inputs()
     absent = torch.zeros(2, dtype=torch.bool)
-    nothing = model(**inputs)
+    nothing = _logits(model, inputs)
     for seed in (2, 3):
         source = replace(_source(torch.rand(2, 4), seed), present=absent)
-        assert torch.equal(model(**inputs, source=source), nothing)
-    assert not torch.allclose(model(**inputs, source=_source(torch.zeros(2, 4))), nothing)
+        assert torch.equal(_logits(model, inputs, source=source), nothing)
+    assert not torch.allclose(_logits(model, inputs, source=_source(torch.zeros(2, 4))), nothing)
 
 
 @torch.no_grad()
@@ -73,7 +85,9 @@ def test_a_token_that_is_added_is_seen_at_its_own_position_most():
     first = _source(torch.zeros(2, 4))
     changed = first.indices.clone()
     changed[:, 1, 2, 3] = 63 - changed[:, 1, 2, 3]
-    gap = model(**inputs, source=replace(first, indices=changed)) - model(**inputs, source=first)
+    gap = _logits(model, inputs, source=replace(first, indices=changed)) - _logits(
+        model, inputs, source=first
+    )
     by_place = gap.abs().amax((0, 4, 5)).flatten()
     assert by_place.argmax() == 23
     assert by_place[23] > 2 * by_place[:23].max()
@@ -81,7 +95,7 @@ def test_a_token_that_is_added_is_seen_at_its_own_position_most():
 
 def test_a_model_without_a_source_takes_none():
     with pytest.raises(ValueError, match="was trained without a source; leave it out"):
-        _awake()(**_inputs(), source=_source(torch.zeros(2, 4)))
+        _logits(_awake(), _inputs(), source=_source(torch.zeros(2, 4)))
 
 
 def test_digit_0_is_the_least_significant():
@@ -117,7 +131,7 @@ def test_classes_that_a_digit_lacks_are_never_likely():
     spec = SPEC.model_copy(update={"radices": (8, 3)})
     inputs = _inputs()
     inputs["indices"] %= 24
-    logits = _awake(spec)(**inputs)
+    logits = _logits(_awake(spec), inputs)
     assert logits.shape[-2:] == (2, 8)
     assert logits[..., 1, 3:].max() < -1000 < logits[..., 1, :3].min()
     assert logits[..., 0, :].min() > -1000
@@ -127,35 +141,35 @@ def test_classes_that_a_digit_lacks_are_never_likely():
 def test_any_grid_gives_a_logit_per_group_and_class():
     model = _awake()
     for grid in ((2, 3, 4), (4, 4, 4), (1, 1, 1)):
-        assert model(**_inputs((2, *grid))).shape == (2, *grid, 2, 8)
+        assert _logits(model, _inputs((2, *grid))).shape == (2, *grid, 2, 8)
 
 
 @torch.no_grad()
 def test_masked_positions_hide_their_index():
     model, inputs = _awake(), _inputs()
-    before = model(**inputs)
+    before = _logits(model, inputs)
     hidden = torch.where(inputs["masked"], 63 - inputs["indices"], inputs["indices"])
-    assert torch.equal(model(**{**inputs, "indices": hidden}), before)
+    assert torch.equal(_logits(model, {**inputs, "indices": hidden}), before)
     shown = torch.where(inputs["masked"], inputs["indices"], 63 - inputs["indices"])
-    assert not torch.allclose(model(**{**inputs, "indices": shown}), before)
+    assert not torch.allclose(_logits(model, {**inputs, "indices": shown}), before)
 
 
 @torch.no_grad()
 def test_every_bit_group_of_an_index_is_seen():
     model, inputs = _awake(), _inputs()
     inputs["masked"][:, 0, 0, 0] = False
-    before = model(**inputs)
+    before = _logits(model, inputs)
     for bit in (0, 5):
         changed = inputs["indices"].clone()
         changed[:, 0, 0, 0] ^= 1 << bit
-        after = model(**{**inputs, "indices": changed})
+        after = _logits(model, {**inputs, "indices": changed})
         assert (after - before)[:, 1].abs().max() > 1e-4
 
 
 @torch.no_grad()
 def test_a_grid_that_is_all_masked_still_knows_its_positions():
     model, inputs = _awake(), _inputs()
-    logits = model(**{**inputs, "masked": torch.ones_like(inputs["masked"])}).flatten(1, 3)
+    logits = _logits(model, {**inputs, "masked": torch.ones_like(inputs["masked"])}).flatten(1, 3)
     distances = torch.cdist(logits[0].flatten(1), logits[0].flatten(1))
     assert distances.fill_diagonal_(1).min() > 1e-2
 
@@ -164,21 +178,23 @@ def test_a_grid_that_is_all_masked_still_knows_its_positions():
 def test_axes_are_told_apart():
     model, inputs = _awake(), _inputs((1, 3, 3, 3))
     turned = {k: v.transpose(1, 3) if v.ndim == 4 else v for k, v in inputs.items()}
-    assert not torch.allclose(model(**turned).transpose(1, 3), model(**inputs), atol=1e-3)
+    assert not torch.allclose(
+        _logits(model, turned).transpose(1, 3), _logits(model, inputs), atol=1e-3
+    )
 
 
 @torch.no_grad()
 def test_labels_steer_only_where_they_are_present():
     model, inputs = _awake(), _inputs()
     other = {**inputs, "labels": 1 - inputs["labels"]}
-    assert not torch.allclose(model(**inputs), model(**other), atol=1e-4)
+    assert not torch.allclose(_logits(model, inputs), _logits(model, other), atol=1e-4)
     absent = {"label_present": torch.tensor([True, False])}
-    before, after = model(**{**inputs, **absent}), model(**{**other, **absent})
+    before, after = _logits(model, {**inputs, **absent}), _logits(model, {**other, **absent})
     assert not torch.allclose(before[0], after[0], atol=1e-4)
     assert torch.equal(before[1], after[1])
     unknown = inputs["labels"].clone()
     unknown[1] = torch.nan
-    assert torch.equal(model(**{**inputs, **absent, "labels": unknown})[1], before[1])
+    assert torch.equal(_logits(model, {**inputs, **absent, "labels": unknown})[1], before[1])
 
 
 @torch.no_grad()
@@ -186,20 +202,20 @@ def test_no_findings_differs_from_no_labels():
     model, inputs = _awake(), _inputs()
     healthy = {**inputs, "labels": torch.zeros(2, 4)}
     unlabelled = {**healthy, "label_present": torch.zeros(2, dtype=torch.bool)}
-    assert not torch.allclose(model(**healthy), model(**unlabelled), atol=1e-4)
+    assert not torch.allclose(_logits(model, healthy), _logits(model, unlabelled), atol=1e-4)
 
 
 @torch.no_grad()
 def test_items_do_not_see_each_other():
     model, inputs = _awake(), _inputs()
-    alone = model(**{k: v[1:] for k, v in inputs.items()})
-    torch.testing.assert_close(model(**inputs)[1:], alone)
+    alone = _logits(model, {k: v[1:] for k, v in inputs.items()})
+    torch.testing.assert_close(_logits(model, inputs)[1:], alone)
 
 
 def test_gradients_reach_every_parameter():
     model, inputs = _awake().train(), _inputs()
     inputs["label_present"][0] = False
-    model(**inputs).square().mean().backward()
+    _logits(model, inputs).square().mean().backward()
     silent = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert silent == []
 
@@ -207,10 +223,92 @@ def test_gradients_reach_every_parameter():
 @torch.no_grad()
 def test_a_model_without_labels_takes_an_empty_row():
     model = _awake(MaskGITNetworkSpec(**{**SPEC.model_dump(), "num_labels": 0}))
-    logits = model(**{**_inputs(), "labels": torch.zeros(2, 0)})
+    logits = _logits(model, {**_inputs(), "labels": torch.zeros(2, 0)})
     assert logits.isfinite().all()
 
 
 def test_bits_must_split_into_whole_groups():
     with pytest.raises(ValueError, match=r"bits_per_group \(4\) must divide .* 6 bits"):
         MaskGITSpec(bits_per_group=4).radices(LFQSpec(bits=6))
+
+
+def _text(seed: int = 3) -> Text:
+    generator = torch.Generator().manual_seed(seed)
+    return Text(torch.randn(2, 5, generator=generator), torch.ones(2, dtype=torch.bool))
+
+
+@pytest.fixture(params=["adaln", "in_context"])
+def reader(request: pytest.FixtureRequest) -> MaskGIT:
+    return _awake(SPEC.model_copy(update={"text_size": 5, "conditioning": request.param}))
+
+
+@torch.no_grad()
+def test_a_text_steers_in_any_scale(reader):
+    inputs, text = _inputs(), _text()
+    before = _logits(reader, inputs, text=text)
+    assert not torch.allclose(_logits(reader, inputs, text=_text(4)), before, atol=1e-3)
+    for factor, shift in ((700, 30), (0.02, -0.1)):
+        scaled = replace(text, embeddings=factor * text.embeddings + shift)
+        found = _logits(reader, inputs, text=scaled)
+        torch.testing.assert_close(found, before, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_a_text_that_is_absent_is_not_read(reader):
+    inputs, text = _inputs(), _text()
+    nothing = _logits(reader, inputs)
+    half = replace(text, present=torch.tensor([True, False]))
+    half.embeddings[1] = torch.nan
+    found = _logits(reader, inputs, text=half)
+    assert torch.equal(found[1], nothing[1])
+    assert not torch.allclose(found[0], nothing[0], atol=1e-3)
+    # A text of which nothing is said differs from none at all.
+    flat = replace(text, embeddings=torch.zeros(2, 5))
+    assert not torch.allclose(_logits(reader, inputs, text=flat), nothing, atol=1e-3)
+
+
+def test_a_text_of_another_length_is_refused(reader):
+    text = Text(torch.zeros(2, 7), torch.ones(2, dtype=torch.bool))
+    with pytest.raises(ValueError, match="have 7 numbers, this model was trained with 5; ask the"):
+        _logits(reader, _inputs(), text=text)
+    with pytest.raises(ValueError, match="5 numbers, this model was trained with no text; leave"):
+        _logits(_awake(), _inputs(), text=_text())
+
+
+@pytest.mark.parametrize("conditioning", ["adaln", "in_context"])
+@torch.no_grad()
+def test_the_same_content_further_up_is_something_else(conditioning):
+    model = _awake(SPEC.model_copy(update={"conditioning": conditioning, "source": True}))
+    inputs, asked = _inputs(), {"source": _source(torch.zeros(2, 4))}
+    whole = _logits(model, inputs, **asked)
+    assert torch.equal(_logits(model, inputs, [0, 0], **asked), whole)
+    moved = _logits(model, inputs, [0, 6], **asked)
+    torch.testing.assert_close(moved[0], whole[0])
+    assert not torch.allclose(moved[1], whole[1], atol=1e-3)
+    twice = {name: torch.stack([value[1], value[1]]) for name, value in inputs.items()}
+    far, near = _logits(model, twice, [6, 1])
+    assert not torch.allclose(far, near, atol=1e-3)
+
+
+@torch.no_grad()
+def test_a_window_that_sees_nothing_is_where_it_is_in_the_grid():
+    # Without blocks a token is its position alone: a window has the logits of its part of the grid.
+    model = _awake()
+    model.blocks = torch.nn.ModuleList()
+    inputs = _inputs((1, 7, 2, 3))
+    inputs["masked"][:] = True
+    whole = _logits(model, inputs)
+    window = {k: v[:, 3:5] if v.ndim == 4 else v for k, v in inputs.items()}
+    assert torch.equal(_logits(model, window, [3]), whole[:, 3:5])
+
+
+@pytest.mark.parametrize("conditioning", ["adaln", "in_context"])
+def test_gradients_reach_every_parameter_of_all_conditions(conditioning):
+    changes = {"source": True, "text_size": 5, "conditioning": conditioning}
+    model, inputs = _awake(SPEC.model_copy(update=changes)).train(), _inputs()
+    inputs["label_present"][0] = False
+    source, text = _source(torch.ones(2, 4)), _text()
+    text.present[0] = source.present[1] = False
+    _logits(model, inputs, [0, 3], source=source, text=text).square().mean().backward()
+    silent = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    assert silent == []

@@ -69,3 +69,13 @@ def test_rotated_products_depend_on_the_offset_only():
     torch.testing.assert_close(products[0], products[1], rtol=1e-5, atol=1e-5)
     unturned = (query * key).sum()
     assert abs(products[0] - unturned) > 1e-3
+
+
+def test_sincos_of_many_grids_are_those_of_each():
+    positions = grid_positions((2, 3, 4), CPU)
+    moved = torch.stack([positions, positions + torch.tensor([5.0, 0, 0])])
+    rows = sincos_3d(moved, 20)
+    assert rows.shape == (2, 24, 20)
+    assert torch.equal(rows[0], sincos_3d(positions, 20))
+    assert torch.equal(rows[1], sincos_3d(moved[1], 20))
+    assert torch.equal(rows[0, :, 6:], rows[1, :, 6:])  # of H and W

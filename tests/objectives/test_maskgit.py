@@ -4,10 +4,17 @@ from functools import partial
 import pytest
 import torch
 
-from ct3dlib.config import MaskGITNetworkSpec, MaskGITSpec, SamplesSpec, TransformerSpec
+from ct3dlib.config import (
+    MaskGITNetworkSpec,
+    MaskGITSpec,
+    SamplesSpec,
+    SlabSpec,
+    TextSpec,
+    TransformerSpec,
+)
 from ct3dlib.inference.sampler import Prompt, sample_indices, sample_seeds
 from ct3dlib.losses.masked import masked_cross_entropy
-from ct3dlib.models.maskgit import Digits
+from ct3dlib.models.maskgit import Conditions, Digits
 from ct3dlib.objectives.maskgit import MaskGITObjective, draw_masked
 
 MODEL = MaskGITSpec(hidden_size=48, num_layers=2, num_heads=2, dropout=0.0, bits_per_group=3)
@@ -39,38 +46,43 @@ def _batch(num_items: int = 4, first_seed: int = 0) -> dict[str, torch.Tensor]:
     }
 
 
+def _drawn(item_seed: torch.Tensor, grid: tuple[int, int, int], schedule: str) -> torch.Tensor:
+    """Return where items are masked that may be anywhere."""
+    return draw_masked(item_seed, torch.ones(len(item_seed), *grid, dtype=torch.bool), schedule)
+
+
 @pytest.mark.parametrize(
     ("schedule", "mean"),
     [("linear", 1 / 2), ("cosine", 2 / math.pi), ("arccos", 2 / math.pi), ("sqrt", 2 / 3)],
 )
 def test_the_masked_share_follows_its_law(schedule, mean):
-    masked = draw_masked(torch.arange(4000), (4, 5, 10), schedule)
+    masked = _drawn(torch.arange(4000), (4, 5, 10), schedule)
     shares = masked.flatten(1).float().mean(1)
     assert shares.mean().item() == pytest.approx(mean, abs=0.01 + 0.5 / 200)
     assert shares.std() > 0.1  # items differ
 
 
 def test_all_positions_are_masked_equally_often():
-    often = draw_masked(torch.arange(4000), (2, 2, 5), "linear").float().mean(0)
+    often = _drawn(torch.arange(4000), (2, 2, 5), "linear").float().mean(0)
     assert (often - often.mean()).abs().max() < 0.03
 
 
 def test_at_least_one_position_is_masked():
-    assert draw_masked(torch.arange(2000), (1, 1, 3), "sqrt").flatten(1).any(1).all()
+    assert _drawn(torch.arange(2000), (1, 1, 3), "sqrt").flatten(1).any(1).all()
 
 
 def test_masks_belong_to_items_and_not_to_batches():
-    together = draw_masked(torch.tensor([5, 6, 7]), GRID, "arccos")
-    assert torch.equal(draw_masked(torch.tensor([7]), GRID, "arccos")[0], together[2])
+    together = _drawn(torch.tensor([5, 6, 7]), GRID, "arccos")
+    assert torch.equal(_drawn(torch.tensor([7]), GRID, "arccos")[0], together[2])
     assert not torch.equal(together[0], together[1])
 
 
 def test_the_loss_is_the_mean_over_masked_positions():
     objective, batch = _objective(label_smoothing=0.2).eval(), _batch()
     loss, metrics = objective.loss(batch, "model")
-    masked = draw_masked(batch["item_seed"], GRID, "arccos")
+    masked = _drawn(batch["item_seed"], GRID, "arccos")
     logits = objective.model(
-        batch["indices"], masked, labels=batch["labels"], label_present=batch["label_present"]
+        batch["indices"], masked, Conditions(batch["labels"], batch["label_present"])
     )
     classes = DIGITS.split(batch["indices"])
     smooth = masked_cross_entropy(logits, classes, masked, label_smoothing=0.2)[masked].mean()
@@ -88,7 +100,7 @@ def test_weighted_parts_make_the_whole():
     whole, metrics = objective.loss(batch, "model")
     parts = [{k: v[s] if v.ndim else v for k, v in batch.items()} for s in (slice(2), slice(2, 6))]
     weights = torch.stack([objective.weight(part, "model") for part in parts])
-    assert weights.sum() == draw_masked(batch["item_seed"], GRID, "arccos").sum()
+    assert weights.sum() == _drawn(batch["item_seed"], GRID, "arccos").sum()
     results = [objective.loss(part, "model") for part in parts]
     mean = sum(w * loss for w, (loss, _) in zip(weights, results, strict=True)) / weights.sum()
     torch.testing.assert_close(mean, whole)
@@ -143,9 +155,142 @@ def test_a_trained_transformer_draws_the_grids_it_saw():
     assert metrics["bits_per_index"] < 0.2 * 6
     drawn = sample_indices(
         objective.model.eval(),
-        Prompt(sample_seeds(0, 4), labels, present),
+        Prompt(sample_seeds(0, 4), Conditions(labels, present)),
         grid=GRID,
         spec=SamplesSpec(steps=8),
     )
     # The labels tell the grids apart, so each sample must be the grid of its labels.
     assert (drawn == grids).float().mean() > 0.9
+
+
+SLAB = SlabSpec(size=3, context=1, context_dropout=0.2)
+TEXT = TextSpec(embeddings="texts.parquet", dropout=0.2)
+RATES = {"label_dropout": 0.2, "source_dropout": 0.2, "source": "study", "text": TEXT}
+
+
+def _slabs(num_items: int = 6, **changes) -> tuple[MaskGITObjective, dict[str, torch.Tensor]]:
+    """Return an objective of slabs, sources and texts, and items of which one starts at 0."""
+    network = NETWORK.model_copy(update={"slab": SLAB, "source": True, "text_size": 5})
+    torch.manual_seed(0)
+    objective = MaskGITObjective(spec_of(**{**RATES, "slab": SLAB, **changes}), network)
+    for block in objective.model.blocks:
+        torch.nn.init.normal_(block.modulation.weight, std=0.2)
+    shape = (num_items, 3, 2, 2)
+    present = torch.ones(num_items, dtype=torch.bool)
+    batch = {
+        **_batch(num_items),
+        "indices": torch.randint(0, 64, shape),
+        "start": torch.arange(num_items),
+        "text": torch.randn(num_items, 5),
+        "text_present": present,
+        "source_indices": torch.randint(0, 64, shape),
+        "source_labels": torch.ones(num_items, 2),
+        "source_present": present,
+    }
+    return objective, batch
+
+
+def _seen(objective: MaskGITObjective, batch: dict[str, torch.Tensor]) -> tuple:
+    """Return loss, masked, conditions and logits of a call."""
+    calls = []
+
+    def remember(_module, args, output):
+        calls.append((*args[1:], output))
+
+    with objective.model.register_forward_hook(remember):
+        loss, _ = objective.loss(batch, "model")
+    return loss, *calls[0]
+
+
+def test_the_share_is_one_of_the_positions_that_may_be_masked():
+    maskable = torch.ones(3000, 5, 2, 4, dtype=torch.bool)
+    maskable[:, :2] = False
+    seeds = torch.arange(3000)
+    masked = draw_masked(seeds, maskable, "cosine")
+    assert not masked[:, :2].any()
+    fewer = draw_masked(seeds, maskable[:, 2:], "cosine")
+    assert torch.equal(masked.flatten(1).sum(1), fewer.flatten(1).sum(1))
+    assert masked.flatten(1).any(1).all()
+    often = masked[:, 2:].float().mean(0)
+    assert (often - 2 / math.pi).abs().max() < 0.04
+
+
+def test_a_slab_shows_its_neighbour_and_one_at_the_start_has_none():
+    objective, batch = _slabs(400)
+    batch["start"][:200] = 0
+    _, masked, _, _ = _seen(objective.eval(), batch)
+    assert masked[:200, 0].flatten(1).any(1).float().mean() > 0.6
+    assert not masked[200:, 0].any()
+    assert masked[200:].flatten(1).any(1).all()
+
+
+def test_the_loss_ignores_the_neighbour_that_the_model_sees():
+    objective, batch = _slabs()
+    objective.eval()
+    batch["start"] += 1
+    changed = {**batch, "indices": batch["indices"].clone()}
+    changed["indices"][:, 0] = 63 - changed["indices"][:, 0]
+    loss, masked, _, logits = _seen(objective, batch)
+    other, same, _, moved = _seen(objective, changed)
+    assert torch.equal(masked, same)
+    assert not torch.allclose(logits[:, 1:], moved[:, 1:], atol=1e-3)
+    assert not torch.isclose(loss, other)
+    with torch.no_grad():  # heads that say the same of all content
+        objective.model.heads.weight.zero_()
+    assert torch.equal(_seen(objective, batch)[0], _seen(objective, changed)[0])
+
+
+def test_the_weight_of_slabs_is_the_number_of_masked_positions():
+    objective, batch = _slabs(50)
+    for mode in (True, False):
+        masked = _seen(objective.train(mode), batch)[1]
+        assert objective.weight(batch, "model") == masked.sum()
+
+
+def test_four_conditions_are_dropped_each_at_its_rate_and_on_its_own():
+    objective, batch = _slabs(4000)
+    batch["start"][:] = 1
+    maskable = objective._maskable(batch)
+    asked = objective._conditions(batch)
+    dropped = torch.stack(
+        [
+            ~asked.label_present,
+            ~asked.source.present,
+            ~asked.text.present,
+            maskable[:, 0].flatten(1).all(1),
+        ]
+    ).float()
+    torch.testing.assert_close(dropped.mean(1), torch.full((4,), 0.2), atol=0.02, rtol=0)
+    together = torch.corrcoef(dropped) - torch.eye(4)
+    assert together.abs().max() < 4 / math.sqrt(4000)
+    objective.eval()
+    assert not objective._maskable(batch)[:, 0].any()
+    asked = objective._conditions(batch)
+    assert asked.label_present.all() & asked.source.present.all() & asked.text.present.all()
+
+
+def test_a_neighbour_that_is_dropped_is_like_any_slice():
+    objective, batch = _slabs(400)
+    batch["start"][:] = 1
+    maskable = objective._maskable(batch)
+    dropped = maskable[:, 0].flatten(1).all(1)
+    assert 40 < dropped.sum() < 140
+    _, masked, _, _ = _seen(objective, batch)
+    shares = masked[dropped].float().mean((0, 2, 3))
+    assert (shares - shares.mean()).abs().max() < 0.12
+    assert shares.min() > 0.4
+
+
+def test_a_text_counts_after_a_step_of_training():
+    objective, batch = _slabs(label_dropout=0.0, text=TextSpec(embeddings="t", dropout=0.0))
+    fresh = MaskGITObjective(objective.spec, objective.model.spec)
+    other = {**batch, "text": -batch["text"]}
+    assert torch.equal(_seen(fresh, batch)[3], _seen(fresh, other)[3])
+    optimizer = torch.optim.AdamW(fresh.parameters(), lr=1e-2)
+    for _ in range(2):  # the heads' inputs are gated by 0 at first
+        fresh.loss(batch, "model")[0].backward()
+        optimizer.step()
+    assert not torch.allclose(_seen(fresh, batch)[3], _seen(fresh, other)[3], atol=1e-4)
+    absent = torch.zeros(6, dtype=torch.bool)
+    one, two = ({**b, "text_present": absent} for b in (batch, other))
+    assert torch.equal(_seen(fresh, one)[3], _seen(fresh, two)[3])

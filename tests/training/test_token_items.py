@@ -6,12 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.stats import chisquare
 
-from ct3dlib.cohort.labels import LABELS
+from ct3dlib.cohort.labels import LABELS, label_names
 from ct3dlib.cohort.packing import pack_indices
 from ct3dlib.cohort.store import create_store, write_node, write_table
+from ct3dlib.config import SlabSpec
 from ct3dlib.errors import StoreError
-from ct3dlib.training.token_items import TokenItems, label_names
+from ct3dlib.training.token_items import TokenItems
 
 RNG = np.random.default_rng(0)
 
@@ -122,3 +124,77 @@ def test_a_source_is_another_volume_of_the_study_with_another_label(tmp_path):
         assert not bool(items.item(lonely, RNG)["source_present"])
     assert not TokenItems([table], _catalog({}, classes)).has_sources
     assert "source_indices" not in TokenItems([table], _catalog({}, classes)).item(0, RNG)
+
+
+SLAB = SlabSpec(size=3, context=1)
+
+
+def test_a_slab_starts_anywhere_with_the_same_chance(tmp_path):
+    table, indices = _tokens(tmp_path, {"a": (6, 1, 2), "b": (4, 1, 2)})
+    items = TokenItems([table], _catalog({"a": None, "b": None, "z": None}, {}), slab=SLAB)
+    assert items.grid == (6, 1, 2)
+    starts = []
+    for draw in range(400):
+        item = items.item(0, np.random.default_rng(draw))
+        start = int(item["start"])
+        np.testing.assert_array_equal(item["indices"].numpy(), indices["a"][start : start + 3])
+        starts.append(start)
+    assert item["start"].dtype == torch.int64
+    assert chisquare(np.bincount(starts, minlength=4)).pvalue > 0.01
+    shorter = [int(items.item(1, np.random.default_rng(draw))["start"]) for draw in range(20)]
+    assert set(shorter) == {0, 1}
+
+
+def test_a_source_is_seen_in_the_window_of_its_item(tmp_path):
+    table, indices = _tokens(tmp_path, dict.fromkeys(("p1", "p2"), (5, 1, 2)) | {"p3": (4, 1, 2)})
+    classes = {"p1": "t1", "p2": "t2", "p3": "flair", "z": None}
+    items = TokenItems([table], _catalog({}, classes), sources=True, slab=SLAB)
+    for draw in range(10):
+        item = items.item(0, np.random.default_rng(draw))
+        start = int(item["start"])
+        # p3 is of another length: no other grid is translated.
+        wanted = indices["p2"][start : start + 3]
+        np.testing.assert_array_equal(item["source_indices"].numpy(), wanted)
+    assert not bool(items.item(2, RNG)["source_present"])
+
+
+def test_volumes_that_are_shorter_than_a_slab_or_differ_in_plane_are_named(tmp_path):
+    table, _ = _tokens(tmp_path, {"a": (6, 1, 2), "b": (2, 1, 2)})
+    catalog = _catalog({"a": None, "b": None, "z": None}, {})
+    with pytest.raises(
+        StoreError, match=r"b: 2 token slices, a slab has 3; lower transformer.slab.size, or drop"
+    ):
+        TokenItems([table], catalog, slab=SLAB)
+    table, _ = _tokens(tmp_path / "other", {"a": (6, 1, 2), "b": (6, 2, 2)})
+    with pytest.raises(StoreError, match=r"a has \(6, 1, 2\), b has \(6, 2, 2\)"):
+        TokenItems([table], catalog, slab=SLAB)
+
+
+def test_texts_belong_to_volumes_and_some_have_none(tmp_path):
+    table, _ = _tokens(tmp_path, {"a": (1, 1, 2), "b": (1, 1, 2)})
+    catalog = _catalog({"a": None, "b": None, "z": None}, {})
+    vector = np.array([1, -2, 3], np.float32)
+    items = TokenItems([table], catalog, texts={"a": vector, "unknown": 2 * vector})
+    assert items.text_size == 3
+    assert items.has_texts
+    first, second = (items.item(i, RNG) for i in range(2))
+    assert first["text"].tolist() == [1, -2, 3]
+    assert bool(first["text_present"])
+    assert second["text"].tolist() == [0, 0, 0]
+    assert not bool(second["text_present"])
+    assert not TokenItems([table], catalog, texts={"unknown": vector}).has_texts
+    assert "text" not in TokenItems([table], catalog).item(0, RNG)
+
+
+def test_other_texts_or_slabs_are_another_training(tmp_path):
+    table, _ = _tokens(tmp_path, {"a": (6, 1, 2)})
+    catalog = _catalog({"a": None, "z": None}, {})
+    vector = np.array([1, 2], np.float32)
+    keys = [
+        TokenItems([table], catalog, slab=slab, texts=texts).key
+        for slab in (None, SLAB, SlabSpec(size=4, context=1))
+        for texts in (None, {"a": vector}, {"a": vector + 1}, {"b": vector})
+    ]
+    # A text of another volume is no text, yet gives the model a size.
+    assert len(set(keys)) == 9
+    assert keys[0] == keys[3] == TokenItems([table], catalog).key

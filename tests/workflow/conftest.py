@@ -1,6 +1,7 @@
 """A miniature of the whole graph that runs in a minute or two."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -66,7 +67,8 @@ SHORT = {
     "log_every": 1,
 }
 # Over the miniature: all three kinds of tokenizers. One in two stages, of which the second has a
-# frozen encoder and listens to the slices' features, and one with a discriminator.
+# frozen encoder and listens to the slices' features, and one with a discriminator. And a judge of
+# the samples.
 THREE = {
     "tokenizers": {
         "fsq": {
@@ -86,6 +88,12 @@ THREE = {
         },
     },
     "features": {**SHORT, "crop": [24, 24], "batch_size": 2, "micro_batch_size": 2},
+    "classifier": {
+        **SHORT,
+        "batch_size": 2,
+        "micro_batch_size": 2,
+        "model": {"filters": 8, "num_levels": 2},
+    },
 }
 
 
@@ -145,3 +153,20 @@ def snakemake(repository: Path, miniature: Path, environment: dict[str, str]) ->
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, snakemake: Run) -> Path:
+    """Return a finished run of the miniature, which tests leave as it is."""
+    folder = tmp_path_factory.mktemp("run")
+    done = snakemake("all", "--cores", "2", directory=folder)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+    return folder
+
+
+@pytest.fixture
+def copy(finished: Path, tmp_path: Path) -> Path:
+    """Return a finished run to change."""
+    target = tmp_path / "copy"
+    shutil.copytree(finished, target, symlinks=True)
+    return target

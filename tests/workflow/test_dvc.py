@@ -1,11 +1,13 @@
 """DVC and Snakemake agree: after `dvc repro` neither has anything left to do."""
 
+import json
 import shutil
 import subprocess
 
 import pytest
 import yaml
 
+from ct3dlib.cohort.labels import LABELS
 from tests.test_config import merged
 from tests.workflow.conftest import MINIATURE, every_tokenizer
 
@@ -48,6 +50,11 @@ def test_repro_builds_everything_and_then_nothing(clone, environment):
     run("git", "init", "-q")
     run("dvc", "repro")
     assert (clone / "results/report.html").exists()
+    judged = json.loads((clone / "metrics/generation.json").read_text())
+    for name in ("label_balanced_accuracy", "held_out_balanced_accuracy"):
+        assert set(judged[name]) <= set(LABELS)
+        assert all(0 <= value <= 1 for value in judged[name].values())
+    assert len(judged["label_balanced_accuracy"]) == 2  # of two samples, one label each
     assert "Nothing to be done" in run("snakemake", "-n", "all")
     assert "up to date" in run("dvc", "repro")
     assert "up to date" in run("dvc", "status")

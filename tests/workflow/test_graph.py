@@ -1,8 +1,8 @@
 """The whole graph in miniature: everything real, everything accounted for."""
 
 import json
+import math
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -15,21 +15,6 @@ import yaml
 from ct3dlib.cohort.store import read_status, stored_volumes
 
 pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("workflow")]
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory, snakemake) -> Path:
-    folder = tmp_path_factory.mktemp("run")
-    done = snakemake("all", "--cores", "2", directory=folder)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
-    return folder
-
-
-@pytest.fixture
-def copy(finished, tmp_path) -> Path:
-    target = tmp_path / "copy"
-    shutil.copytree(finished, target, symlinks=True)
-    return target
 
 
 def planned_rules(done: subprocess.CompletedProcess[str]) -> set[str]:
@@ -129,9 +114,20 @@ def test_stores_are_measured_and_drawn(finished):
 def test_metric_files_have_their_keys(finished):
     reconstruction = json.loads((finished / "metrics/reconstruction.json").read_text())
     valid = reconstruction["lfq"]["valid"]
-    assert {"psnr_db", "ssim", "hu_mae", "code_usage", "mean_volume_psnr_db", "n"} <= set(valid)
+    numbers = ("psnr_db", "ssim", "hu_mae", "code_usage", "mean_volume_psnr_db", "n")
+    assert all(math.isfinite(valid[name]) for name in numbers)
+    assert 0 < valid["code_usage"] <= 1
     generation = json.loads((finished / "metrics/generation.json").read_text())
-    assert {"kid", "ms_ssim_diversity", "label_balanced_accuracy", "n"} <= set(generation)
+    numbers = ("kid", "ms_ssim_diversity", "nearest_train_psnr_db", "copies", "n")
+    assert all(math.isfinite(generation[name]) for name in numbers)
+    assert generation["frechet"] is None  # two volumes are fewer than its 36 features
+    assert "label_balanced_accuracy" in generation
+    transformer = json.loads((finished / "metrics/transformer.json").read_text())
+    assert {split: found["n"] for split, found in transformer.items()} == {"tune": 2, "valid": 2}
+    for found in transformer.values():
+        # Four steps teach nothing: no more than what 18 bits hold, and no less than its marginals.
+        assert 0 < found["baseline_bits_per_index"] < found["bits_per_index"] + 1 < 25
+        assert 0 <= found["accuracy_digit_1"] <= 1
     regions = json.loads((finished / "metrics/regions.json").read_text())
     assert {"dice", "backend", "spacing"} <= set(regions)
     assert regions["dice"]["lungs"] > 0.7
@@ -207,7 +203,9 @@ def test_editing_transformer_steps_reruns_only_what_follows(
     preset = tmp_path / "changed.yaml"
     preset.write_text(yaml.safe_dump(changed))
     done = snakemake("-n", "all", directory=finished, preset=preset)
-    assert planned_rules(done) == {"all", "transformer", "samples", "evaluate_samples", "report"}
+    assert planned_rules(done) == {
+        *("all", "transformer", "evaluate_transformer", "samples", "evaluate_samples", "report")
+    }
 
 
 def test_a_shard_is_made_again_without_redoing_its_volumes(copy, snakemake):
@@ -221,6 +219,21 @@ def test_a_shard_is_made_again_without_redoing_its_volumes(copy, snakemake):
     assert done.returncode == 0, done.stderr
     assert {p: p.stat().st_mtime_ns for p in arrays} == arrays
     assert table.read_bytes() == before
+
+
+def test_the_table_of_texts_is_an_input_of_the_transformer(snakemake, tmp_path):
+    preset = tmp_path / "texts.yaml"
+    preset.write_text("transformer: {text: {embeddings: texts.parquet}}\n")
+    plain = snakemake("-n", directory=tmp_path)
+    assert plain.returncode == 0, plain.stderr
+    assert "texts.parquet" not in plain.stdout
+    done = snakemake("-n", directory=tmp_path, preset=preset)
+    assert done.returncode != 0
+    assert "Missing input files for rule transformer" in done.stderr + done.stdout
+    (tmp_path / "texts.parquet").touch()
+    done = snakemake("-n", directory=tmp_path, preset=preset)
+    assert done.returncode == 0, done.stderr
+    assert "texts.parquet" in done.stdout
 
 
 def test_the_default_report_command_names_an_unknown_key(repository, snakemake, tmp_path):

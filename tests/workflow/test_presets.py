@@ -50,13 +50,26 @@ def _brats(root: Path) -> dict[str, Any]:
     }
     window = {"roi_size": [8, 8, 8], "overlap": 0.5, "sw_batch_size": 2, "mode": "gaussian"}
     section = {**MAISI, "crop": [8, 8, 8], "model": model, "sliding_window": window}
-    transformer = {"hidden_size": 32, "num_layers": 1, "num_heads": 2}
+    transformer = {
+        "model": {"hidden_size": 32, "num_layers": 1, "num_heads": 2},
+        "slab": {"size": 3, "context": 1},
+        "text": {"embeddings": str(_texts(root))},
+    }
     return {
         "catalog": {"tune": 0.2, "valid": 0.2, "shards": ONE_SHARD},
         "tokenizers": {"maisi": section},
-        "transformer": {**SHORT, "batch_size": 2, "micro_batch_size": 2, "model": transformer},
+        "transformer": {**SHORT, "batch_size": 2, "micro_batch_size": 2, **transformer},
         "samples": {"num_samples": 2, "steps": 3},
     }
+
+
+def _texts(root: Path) -> Path:
+    """Write what an encoder made of the texts of one volume of each patient."""
+    path = root.parent / "texts.parquet"
+    volumes = [f"BraTS2021_{patient:05d}_t1" for patient in range(5)]
+    vectors = np.random.default_rng(0).normal(size=(5, 6)).tolist()
+    pd.DataFrame({"volume": volumes, "embedding": vectors}).to_parquet(path)
+    return path
 
 
 def _medmnist(root: Path) -> dict[str, Any]:
@@ -109,9 +122,10 @@ def test_a_preset_trains_measures_and_encodes(
     preset.write_text(yaml.safe_dump(write(tmp_path / "raw")))
     variables = {variable: str(tmp_path / "raw")}
     targets = ["tokens/valid.done", "reconstructions/valid.done", "metrics/reconstruction.json"]
-    targets += {"pictures": ["latents/valid.done"], "brats-fsq": ["samples/samples.csv"]}.get(
-        name, []
-    )
+    targets += {
+        "pictures": ["latents/valid.done"],
+        "brats-fsq": ["samples/samples.csv", "metrics/transformer.json"],
+    }.get(name, [])
 
     def run(over: Path) -> None:
         given = [repository / f"configs/{name}.yaml", over]
@@ -127,9 +141,16 @@ def test_a_preset_trains_measures_and_encodes(
     tables = find_tables(out)
     assert not [finding for table in tables for finding in verify_table(table)]
     if name == "brats-fsq":
-        # The transformer is asked for modalities, and has learnt to translate one into another.
+        # The transformer is asked for modalities, and has learnt to translate one into another, to
+        # read, and to draw grids of 4 slices from slabs of 3.
         assert pd.read_csv(out / "samples/samples.csv")["label"].tolist() == ["t1", "t1ce"]
-        assert json.loads((out / "models/transformer/spec.json").read_text())["spec"]["source"]
+        found = json.loads((out / "models/transformer/spec.json").read_text())
+        assert found["spec"]["source"]
+        assert found["spec"]["text_size"] == 6
+        measured = json.loads((out / "metrics/transformer.json").read_text())
+        assert measured["valid"]["n"] == encoded
+        assert all(0 < part["bits_per_index"] < 20 for part in measured.values())
+        assert (found["spec"]["slab"]["size"], found["contract"]["grid"]) == (3, [4, 4, 4])
     if name == "pictures":
         _encodes_the_same_with_a_model_that_is_given(run, tmp_path)
 
