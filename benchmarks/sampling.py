@@ -150,7 +150,7 @@ def compare(
     torch.set_num_threads(1)
     torch.manual_seed(0)
     training = {"steps": 1, "batch_size": 1, "micro_batch_size": 1}
-    shape = {"hidden_size": width, "num_layers": depth, "num_heads": heads}
+    shape = {"hidden_size": width, "num_layers": depth, "num_heads": heads, "dropout": 0.0}
     spec = TransformerSpec.model_validate({**training, "model": shape})
     network = MaskGITNetworkSpec(**shape, radices=LEVELS, num_labels=1)
     objective, peer = MaskGITObjective(spec, network), Peer(width, depth, heads)

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import torch
 import typer
+from pydantic import ValidationError
 
 from ct3dlib.cli_single import (
     Blending,
@@ -17,6 +18,7 @@ from ct3dlib.cli_single import (
     in_chosen_windows,
 )
 from ct3dlib.config import MaskSchedule, SampleOrder, SamplesSpec
+from ct3dlib.config.explain import explain
 from ct3dlib.inference.decode import find_model
 from ct3dlib.inference.generate import SourceScan, generate_samples
 from ct3dlib.inference.loaded import load_transformer
@@ -101,18 +103,22 @@ def generate(  # noqa: PLR0913  (a parameter for each option)
     """
     if source is None and (source_label or metadata or series):
         raise typer.BadParameter("--source-label, --metadata and --series belong to a --source")
-    spec = SamplesSpec(
-        num_samples=num_samples,
-        seed=seed,
-        labels=_asked_for(label, target, translates=source is not None),
-        steps=steps,
-        schedule=schedule,
-        order=order,
-        temperature=temperature,
-        top_k=top_k,
-        choice_temperature=choice_temperature,
-        guidance=guidance,
-    )
+    labels = _asked_for(label, target, translates=source is not None)
+    try:
+        spec = SamplesSpec(
+            num_samples=num_samples,
+            seed=seed,
+            labels=labels,
+            steps=steps,
+            schedule=schedule,
+            order=order,
+            temperature=temperature,
+            top_k=top_k,
+            choice_temperature=choice_temperature,
+            guidance=guidance,
+        )
+    except ValidationError as error:
+        raise typer.BadParameter(explain(error, SamplesSpec.model_json_schema())) from error
     device = default_device()
     transformer = load_transformer(checkpoint, device)
     if spec.labels and not transformer.labels:

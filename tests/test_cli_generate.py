@@ -350,6 +350,20 @@ def test_a_text_steers_a_model_that_was_trained_with_texts(models, tmp_path, mon
         assert message in _ct3d(monkeypatch, capsys, *given, code=1)
 
 
+def test_numbers_out_of_range_and_late_labels_are_said_at_once(
+    models, tmp_path, monkeypatch, capsys
+):
+    given = ("--checkpoint", models / "maskgit", "-o", tmp_path / "out")
+    for option, value in (("guidance", "inf"), ("seed", 2**63), ("temperature", "inf")):
+        said = _ct3d(monkeypatch, capsys, *given, f"--{option}", value, code=2)
+        assert f"{option}: " in said
+    said = _ct3d(monkeypatch, capsys, *given, "--label", "cyst", "--label", "typo", code=1)
+    assert "label 'typo' is unknown" in said
+    said = _ct3d(monkeypatch, capsys, *given, "--tokenizer", tmp_path / "none", code=1)
+    assert "no such folder of models" in said
+    assert not (tmp_path / "out").exists()
+
+
 def test_labels_of_a_model_without_any_are_refused(models, tmp_path, monkeypatch, capsys):
     spec = TRANSFORMER.model_copy(update={"num_labels": 0})
     contract = {**load_model(models / "maskgit").contract, "labels": []}

@@ -119,7 +119,9 @@ def test_the_sampler_of_prod9_is_understood(base, caplog):
     prod9 = load_config(merged(base, {"samples": named}), {}).samples
     assert caplog.messages == ["samples.mask_value: has no effect, [MASK] is learned; leave it out"]
     assert prod9.model_dump_json() == own.model_dump_json()  # so that nothing is run again
-    with pytest.raises(ConfigError, match=r"^samples\.schedule: .*, found 'cubic'$"):
+    assert load_config(merged(base, {"samples": {"scheduler_type": "log"}}), {}).samples == own
+    known = "'cosine', 'arccos', 'linear', 'sqrt', 'log2' or 'square'"
+    with pytest.raises(ConfigError, match=rf"^samples\.schedule: .*{known}, found 'cubic'$"):
         load_config(merged(base, {"samples": {"scheduler_type": "cubic"}}), {})
     with pytest.raises(ConfigError, match=r"^transformer\.mask_value: unknown key"):
         load_config(merged(base, {"transformer": {"mask_value": -100}}), {})

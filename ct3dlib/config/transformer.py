@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -11,6 +12,7 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    field_validator,
     model_validator,
 )
 
@@ -120,6 +122,11 @@ class TextSpec(Spec):
     )
     dropout: Fraction = Field(default=0.1, description="Share of items without their text.")
 
+    @field_validator("embeddings")
+    @classmethod
+    def _expand_home(cls, value: str) -> str:
+        return str(Path(value).expanduser())
+
 
 class MaskGITNetworkSpec(ConditionedSpec):
     """A token transformer with what it takes from its tokenizer and its catalog."""
@@ -182,7 +189,7 @@ class SamplesSpec(Spec):
     choice_temperature: NonNegativeFloat = Field(
         default=4.5, description="Gumbel noise of the order by confidence."
     )
-    guidance: NonNegativeFloat = Field(
+    guidance: Annotated[float, Field(ge=0, le=100)] = Field(
         default=0.0, description="Weight of label guidance at the end."
     )
     labels: tuple[str, ...] = Field(
@@ -202,6 +209,8 @@ class SamplesSpec(Spec):
             del read["mask_value"]
             logger.warning("samples.mask_value: has no effect, [MASK] is learned; leave it out")
         if "scheduler_type" in read:
-            # Only a preset says it, and it lies over config.yaml, which has a schedule.
-            read["schedule"] = read.pop("scheduler_type")
+            # Only a preset says it, and it lies over config.yaml, which has a schedule. `log` is
+            # what prod9 called log2 at first.
+            named = read.pop("scheduler_type")
+            read["schedule"] = "log2" if named == "log" else named
         return read

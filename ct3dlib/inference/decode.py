@@ -84,12 +84,14 @@ def find_model(models: Path, sha256: str, device: torch.device) -> Tokenizer:
     Raises:
         CheckpointError: None of the models there has them.
     """
+    if not models.is_dir():
+        raise CheckpointError(f"{models}: no such folder of models")
     for spec in (*models.glob("spec.json"), *sorted(models.glob("*/spec.json"))):
         if load_model(spec.parent).sha256 == sha256:
             return load_tokenizer(spec.parent, device)
     raise CheckpointError(
         f"{models}: no model here has the weights {sha256[:12]} that made these tokens; "
-        f"encode again, or give the folder that holds them"
+        f"give the folder that holds it"
     )
 
 

@@ -75,6 +75,8 @@ def generate_samples(
         )
     translated = None if source is None else _encoded(model, tokenizer, source)
     said = None if text is None else _said(model, text)
+    for label in spec.labels if model.labels else ():
+        label_conditions(model, label)  # all are known before the first sample is drawn
     rows = []
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("sample_*.nii.gz"):

@@ -182,6 +182,8 @@ def _filled(
         shape = (*grid, len(model.spec.radices) + 1)
         drawn = noise(generators, shape, wanted=count > 0).to(device)
         logits = guided_logits(model, draft, weight=guidance_weight(spec, step))
+        # What the model says of classes that a digit lacks is finite: heat alone would draw them.
+        logits = logits.masked_fill(~model.digits.possible, -torch.inf)
         classes, confidence = draw_classes(logits, drawn[..., :-1], spec)
         if early is None:
             gumbel = -torch.log(-torch.log(drawn[..., -1]))

@@ -73,8 +73,7 @@ def without_context(model: MaskGIT, items: TokenItems) -> MaskGIT:
     digits = model.digits
     counts = digits.possible.long()  # G K
     for index in range(len(items)):
-        indices = items.item(index, np.random.default_rng(seed_of("counts", index)))["indices"]
-        classes = digits.split(indices.to(counts.device)).flatten(0, -2)  # N G
+        classes = digits.split(items.indices(index).to(counts.device)).flatten(0, -2)  # N G
         counts = counts + nn.functional.one_hot(classes, counts.shape[1]).sum(0)
     return _predicting(model, (counts / counts.sum(1, keepdim=True)).log())
 

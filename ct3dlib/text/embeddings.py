@@ -33,6 +33,12 @@ def read_embeddings(path: Path) -> Mapping[str, NDArray[np.float32]]:
         if column not in table:
             found = ", ".join(map(repr, table.columns)) or "none"
             raise StoreError(f"{path}: no column {column!r}, found {found}; rename the table's")
+    nameless = [found for found in table["volume"] if not isinstance(found, str)]
+    if nameless:
+        raise StoreError(
+            f"{path}: a row has the volume {nameless[0]!r}, wanted an id of the catalog; leave the "
+            f"row out"
+        )
     repeated = table.loc[table["volume"].duplicated(), "volume"].tolist()
     if repeated:
         raise StoreError(
@@ -41,7 +47,7 @@ def read_embeddings(path: Path) -> Mapping[str, NDArray[np.float32]]:
     if table.empty:
         raise StoreError(f"{path}: has no rows; embed the texts, or set transformer.text to null")
     vectors = {
-        str(volume): _vector(path, str(volume), values)
+        volume: _vector(path, volume, values)
         for volume, values in zip(table["volume"], table["embedding"], strict=True)
     }
     _check_lengths(path, vectors)
@@ -90,6 +96,8 @@ def _vector(path: Path, volume: str, values: object) -> NDArray[np.float32]:
 def _check_lengths(path: Path, vectors: Mapping[str, NDArray[np.float32]]) -> None:
     """Raise unless all vectors are as long as the first."""
     (first, length), *rest = ((volume, len(vector)) for volume, vector in vectors.items())
+    if length == 1:
+        raise StoreError(f"{path}: embeddings have one number, wanted a text encoder's vectors")
     for volume, other in rest:
         if other != length:
             raise StoreError(

@@ -11,6 +11,7 @@ from torch import Tensor
 from ct3dlib.cohort.labels import label_names, label_vectors
 from ct3dlib.cohort.store import StoredVolume, key_of
 from ct3dlib.config import RecipeSpec
+from ct3dlib.errors import StoreError
 from ct3dlib.training.items import WholeItems
 from ct3dlib.training.loader import Items
 
@@ -27,6 +28,9 @@ class LabelledItems(Items):
         volumes: Of one recipe and shape; those without labels are left out.
         catalog: Of all splits.
         recipe: Theirs.
+
+    Raises:
+        StoreError: The shapes of the volumes differ.
     """
 
     def __init__(
@@ -35,7 +39,10 @@ class LabelledItems(Items):
         self.names = label_names(catalog)
         vectors = label_vectors(catalog)
         labelled = [v for v in volumes if vectors[v.volume] is not None]
-        self.volumes = WholeItems(labelled, window=recipe.window, range=recipe.range)
+        try:
+            self.volumes = WholeItems(labelled, window=recipe.window, range=recipe.range)
+        except ValueError as error:
+            raise StoreError(f"the classifier's {error}, or set classifier to null") from error
         found = [vectors[v.volume] for v in labelled]
         self.labels: Float[Tensor, "N L"] = torch.tensor(found, dtype=torch.float32).reshape(
             len(found), len(self.names)

@@ -1,5 +1,6 @@
 """Encoded volumes as training items of the token transformer."""
 
+import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Int64
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -20,6 +22,8 @@ from ct3dlib.errors import StoreError
 from ct3dlib.inference.encode import read_indices
 from ct3dlib.text.embeddings import read_embeddings
 from ct3dlib.training.loader import Items
+
+logger = logging.getLogger(__name__)
 
 
 def split_items(tokens: Path, split: Split, catalog: Path, spec: TransformerSpec) -> "TokenItems":
@@ -65,7 +69,8 @@ class TokenItems(Items):
     volume of its study, drawn among those with other labels and the same grid.
 
     With slabs an item is a window of a volume's token slices, and `start` (int64) is the first of
-    them, drawn uniformly; the source is seen in the same window. Volumes may differ in length.
+    them, drawn uniformly; the source is seen in the same window. Volumes may differ in length;
+    those shorter than a slab are left out, which the log says.
 
     With texts it also holds `text` (e, float32) and `text_present`.
 
@@ -77,7 +82,7 @@ class TokenItems(Items):
         texts: What an encoder made of the text of each volume, by its id; None: no texts.
 
     Raises:
-        StoreError: The grids of the volumes differ, or one is shorter than a slab.
+        StoreError: The grids of the volumes differ, or all are shorter than a slab.
     """
 
     def __init__(
@@ -111,6 +116,8 @@ class TokenItems(Items):
                         text=(texts or {}).get(volume),
                     )
                 )
+        if slab is not None:
+            self._leave_out_shorter(slab)
         self._check_grids()
         self._sources = self._others() if sources else None
 
@@ -153,6 +160,10 @@ class TokenItems(Items):
         """The first volume's tokens, whose attributes describe its grid."""
         return self._volumes[0].array
 
+    def indices(self, index: int) -> Int64[Tensor, "D H W"]:
+        """Return all indices of one volume, however items are cut."""
+        return torch.from_numpy(read_indices(self._volumes[index].array))
+
     def item(self, index: int, rng: np.random.Generator) -> dict[str, Tensor]:
         """Return one volume's indices and labels; its source and its window are drawn."""
         volume, others = self._volumes[index], self._sources[index] if self._sources else []
@@ -188,15 +199,29 @@ class TokenItems(Items):
             "labels": torch.tensor(labels, dtype=torch.float32),
         }
 
+    def _leave_out_shorter(self, slab: SlabSpec) -> None:
+        """Go on with the volumes that hold a slab.
+
+        Raises:
+            StoreError: None does.
+        """
+        shorter = [v for v in self._volumes if v.grid[0] < slab.size]
+        if not shorter:
+            return
+        found = f"{shorter[0].volume}: {shorter[0].grid[0]} token slices, a slab has {slab.size}"
+        if len(shorter) == len(self._volumes):
+            raise StoreError(f"{found}, no volume is longer; lower transformer.slab.size")
+        self._volumes = [v for v in self._volumes if v.grid[0] >= slab.size]
+        logger.warning(
+            "%s; it and %d more are left out, %d volumes are used",
+            found,
+            len(shorter) - 1,
+            len(self._volumes),
+        )
+
     def _check_grids(self) -> None:
         """Raise unless items have one shape."""
         for volume in self._volumes:
-            if self._slab is not None and volume.grid[0] < self._slab.size:
-                raise StoreError(
-                    f"{volume.volume}: {volume.grid[0]} token slices, a slab has "
-                    f"{self._slab.size}; lower transformer.slab.size, or drop the volume from the "
-                    f"catalog"
-                )
             first, cut = self._volumes[0], 0 if self._slab is None else 1
             if volume.grid[cut:] != first.grid[cut:]:
                 raise StoreError(

@@ -57,6 +57,18 @@ def test_metrics_are_finite_and_gradients_reach_every_parameter(case, tmp_path):
     assert not [k for k, v in before.items() if torch.equal(v, after[k])]
 
 
+def test_a_step_in_bfloat16_is_finite_and_near_that_in_float32(case, tmp_path):
+    losses = {}
+    for precision in ("fp32", "bf16"):
+        run_dir = tmp_path / precision
+        weights = _trained(case, run_dir, steps=1, precision=precision)
+        assert all(value.isfinite().all() for value in weights.values())
+        (line,) = _lines(run_dir)
+        assert all(math.isfinite(value) for value in line.values())
+        losses[precision] = [value for key, value in line.items() if key.endswith("loss")]
+    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.1, abs=0.02)
+
+
 def test_the_loss_falls(case, tmp_path):
     spec = spec_of(steps=case.steps, validate_every=case.steps)
     objective = case.objective()

@@ -5,9 +5,13 @@ import numpy as np
 import pytest
 
 from ct3dlib.cohort.catalog import Row
-from ct3dlib.config import CatalogSpec
+from ct3dlib.cohort.shard import store_shard
+from ct3dlib.cohort.store import stored_volumes
+from ct3dlib.config import CatalogSpec, RecipeSpec
 from ct3dlib.datasets import build_catalog, read_dataset
+from ct3dlib.datasets.brats import MODALITIES
 from ct3dlib.errors import DatasetError
+from ct3dlib.training.items import CropItems
 from tests.datasets.trees import (
     BRATS_AFFINE,
     write_brats,
@@ -67,6 +71,30 @@ def test_visits_of_a_patient_stay_in_one_split(tmp_path: Path, seed: int) -> Non
     assert set(frame["patient"]) == {f"BraTS-GLI-{number:05d}" for number in range(6)}
     assert frame["study"].nunique() == 12
     assert frame.groupby("patient")["split"].nunique().max() == 1
+
+
+def test_four_patients_become_crops_of_one_channel_and_a_modality(tmp_path: Path) -> None:
+    root = tmp_path / "raw"
+    for number in range(4):
+        write_brats_patient(root / f"BraTS2021_{number:05d}")
+    spec = CatalogSpec(dataset="brats", shards={"train": 1, "tune": 1, "valid": 1})
+    frame = build_catalog(root, spec)
+    assert len(frame) == 16
+    assert frame.groupby("patient")["split"].nunique().max() == 1
+    recipe = RecipeSpec(domain="mr", percentiles=(0.5, 99.5), min_slices=1)
+    train, status = frame[frame["split"] == "train"], tmp_path / "store/0000.parquet"
+    done = store_shard(train, root, recipe=recipe, code="", status=status)
+    assert set(done["status"]) == {"stored"}
+    volumes = stored_volumes([status])
+    labels = dict(zip(frame["volume"], frame["label"], strict=True))
+    assert {labels[volume.volume] for volume in volumes} == set(MODALITIES)
+    items = CropItems(volumes, crop=(4, 3, 5), window=recipe.window, range=recipe.range)
+    assert len(items) == len(train)
+    for index in range(len(items)):
+        one, same = (items.item(index, np.random.default_rng(5))["volume"] for _ in range(2))
+        assert one.shape == (1, 4, 3, 5)
+        assert one.equal(same)
+        assert -1 <= one.min() < one.max() <= 1
 
 
 def test_a_missing_modality_is_noted_with_the_others(tmp_path: Path) -> None:

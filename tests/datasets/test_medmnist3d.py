@@ -5,11 +5,15 @@ import numpy as np
 import pytest
 
 from ct3dlib.cohort.catalog import Row
+from ct3dlib.cohort.labels import label_names, label_vectors
+from ct3dlib.cohort.shard import store_shard
 from ct3dlib.cohort.split import Assignments
-from ct3dlib.config import CatalogSpec
+from ct3dlib.cohort.store import stored_volumes
+from ct3dlib.config import CatalogSpec, RecipeSpec
 from ct3dlib.datasets import build_catalog, read_dataset
 from ct3dlib.datasets.medmnist3d import CLASSES
 from ct3dlib.errors import DatasetError
+from ct3dlib.training.items import WholeItems
 from tests.datasets.trees import write_medmnist3d
 
 
@@ -51,6 +55,38 @@ def test_every_volume_is_a_row_with_its_class(tmp_path: Path) -> None:
     assert (row.shape, row.spacing) == ((9, 5, 6), None)
     assert row.sources == ("fracturemnist3d_64.npz",)
     assert row.patient == row.study == "fracturemnist3d_val_00001"
+
+
+def test_a_class_of_one_set_is_a_class_of_no_other() -> None:
+    names = [name for classes in CLASSES.values() for name in classes]
+    assert len(set(names)) == len(names) == 22
+
+
+def test_sets_beside_each_other_share_a_table_of_labels(tmp_path: Path) -> None:
+    write_medmnist3d(tmp_path)
+    write_medmnist3d(tmp_path, "nodulemnist3d")
+    spec = CatalogSpec(dataset="medmnist3d", shards={"train": 1, "tune": 1, "valid": 1})
+    frame = build_catalog(tmp_path, spec)
+    assert label_names(frame) == ("benign", "kidney-right", "liver", "malignant")
+    vectors = label_vectors(frame)  # labels 0 and 1 of either set
+    assert vectors["organmnist3d_train_00000"] == [0, 0, 1, 0]
+    assert vectors["organmnist3d_train_00001"] == [0, 1, 0, 0]
+    assert vectors["nodulemnist3d_train_00000"] == [1, 0, 0, 0]
+    assert vectors["nodulemnist3d_train_00001"] == [0, 0, 0, 1]
+
+
+def test_bytes_become_the_whole_range_that_a_model_sees(tmp_path: Path) -> None:
+    grey = np.arange(256, dtype=np.uint8).reshape(1, 4, 8, 8)
+    _write(tmp_path, train_images=grey, train_labels=np.zeros((1, 1), np.uint8))
+    spec = CatalogSpec(dataset="medmnist3d", shards={"train": 1, "tune": 1, "valid": 1})
+    frame = build_catalog(tmp_path, spec)
+    recipe = RecipeSpec(domain="uint8", min_slices=1)
+    status = tmp_path / "store/0000.parquet"
+    store_shard(frame[frame["split"] == "train"], tmp_path, recipe=recipe, code="", status=status)
+    items = WholeItems(stored_volumes([status]), window=recipe.window, range=recipe.range)
+    seen = items.item(0, np.random.default_rng(0))["volume"].numpy()
+    np.testing.assert_allclose(seen, grey / 127.5 - 1, atol=1e-6)
+    assert (seen.min(), seen.max()) == (-1, 1)
 
 
 def test_classes_are_those_of_the_published_tables() -> None:

@@ -5,7 +5,9 @@ import torch
 from ct3dlib.inference.halton import halton_order
 
 
-@pytest.mark.parametrize("grid", [(1, 1, 1), (4, 4, 4), (8, 8, 8), (8, 16, 16), (3, 5, 7)])
+@pytest.mark.parametrize(
+    "grid", [(1, 1, 1), (4, 4, 4), (8, 8, 8), (8, 16, 16), (16, 16, 16), (3, 5, 7)]
+)
 def test_every_cell_comes_once(grid):
     order = halton_order(grid)
     assert torch.equal(order.sort().values, torch.arange(order.numel()))

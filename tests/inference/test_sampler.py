@@ -131,11 +131,13 @@ def test_a_model_that_knows_the_target_gives_it(schedule, order):
     assert len(model.shown) == 7
 
 
-def test_committed_indices_stay_and_the_schedule_is_kept():
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_committed_indices_stay_and_the_schedule_is_kept(schedule, order):
     model = Fixed(torch.zeros(*GRID, 2, 8))
-    spec = SamplesSpec(steps=6, schedule="cosine")
+    spec = SamplesSpec(steps=6, schedule=schedule, order=order)
     drawn = sample_indices(model, _prompt(3), grid=GRID, spec=spec)
-    left = [24, *(24 - sum(commit_counts("cosine", 24, steps=6)[:n]) for n in range(1, 6))]
+    left = [24, *(24 - sum(commit_counts(schedule, 24, steps=6)[:n]) for n in range(1, 6))]
     assert [(shown == -1).flatten(1).sum(1).tolist() for shown in model.shown] == [
         [n] * 3 for n in left
     ]
@@ -232,6 +234,18 @@ def test_only_the_likeliest_classes_are_drawn():
     assert chisquare(found[5:], expected * found.sum() / expected.sum()).pvalue > 0.01
 
 
+@pytest.mark.parametrize("guidance", [0.0, 2.0])
+@pytest.mark.parametrize("top_k", [None, 5])
+def test_no_temperature_draws_a_class_that_a_digit_lacks(top_k, guidance):
+    # [MASK] has an embedding of its own and no class: 24 indices are all there is.
+    model = _awake(SPEC.model_copy(update={"radices": (8, 3)}))
+    spec = SamplesSpec(steps=3, temperature=1e6, top_k=top_k, guidance=guidance)
+    drawn = sample_indices(model, _prompt(100), grid=GRID, spec=spec)
+    often = torch.bincount(drawn.flatten(), minlength=24)
+    assert len(often) == 24
+    assert (often > 0).sum() >= 15  # heat draws all that top_k lets it
+
+
 def test_temperature_zero_takes_the_likeliest_of_the_most_certain():
     model = _awake()
     greedy = SamplesSpec(steps=6, temperature=0, order="confidence", choice_temperature=0.0)
@@ -267,8 +281,9 @@ def test_a_low_temperature_without_noise_is_the_same_for_all_seeds():
     assert torch.equal(drawn[0], drawn[2])
 
 
-def test_seeds_decide_the_sample():
-    model, spec = _awake(), SamplesSpec(steps=6)
+@pytest.mark.parametrize("order", ORDERS)
+def test_seeds_decide_the_sample(order):
+    model, spec = _awake(), SamplesSpec(steps=6, order=order)
     drawn = sample_indices(model, _prompt(3), grid=GRID, spec=spec)
     assert torch.equal(sample_indices(model, _prompt(3), grid=GRID, spec=spec), drawn)
     other = sample_indices(model, _prompt(3, seed=1), grid=GRID, spec=spec)
@@ -287,12 +302,15 @@ def test_a_sample_does_not_depend_on_its_batch():
         assert torch.equal(sample_indices(model, alone, grid=GRID, spec=spec)[0], together[i])
 
 
-def test_known_indices_never_change():
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_known_indices_never_change(schedule, order):
     torch.manual_seed(0)
     model = _awake()
     known = Known(torch.randint(0, 64, (3, *GRID)), torch.rand(3, *GRID) < 0.5)
     known.where[2] = True
-    drawn = sample_indices(model, _prompt(3), grid=GRID, spec=SamplesSpec(steps=6), known=known)
+    spec = SamplesSpec(steps=6, schedule=schedule, order=order)
+    drawn = sample_indices(model, _prompt(3), grid=GRID, spec=spec, known=known)
     assert torch.equal(drawn[known.where], known.indices[known.where])
     free = ~known.where
     assert not torch.equal(drawn[free], known.indices[free])

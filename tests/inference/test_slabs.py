@@ -125,12 +125,14 @@ def test_a_model_that_knows_the_target_gives_it_over_all_slabs(schedule, order):
 
 
 @pytest.mark.parametrize("guidance", [0.0, 2.0])
-def test_known_indices_never_change_over_slabs(guidance):
+@pytest.mark.parametrize("order", ["confidence", "random", "halton"])
+@pytest.mark.parametrize("schedule", ["cosine", "arccos", "linear", "sqrt", "log2", "square"])
+def test_known_indices_never_change_over_slabs(schedule, order, guidance):
     model, prompt = _awake(), _prompt(3)
     known = Known(torch.randint(0, 64, (3, *GRID)), torch.rand(3, *GRID) < 0.4)
     known.where[1] = True
     known.where[2, :6] = True  # the first window has nothing to draw
-    spec = SamplesSpec(steps=3, guidance=guidance)
+    spec = SamplesSpec(steps=3, schedule=schedule, order=order, guidance=guidance)
     drawn = sample_indices(model, prompt, grid=GRID, spec=spec, known=known)
     assert torch.equal(drawn[known.where], known.indices[known.where])
     free = ~known.where

@@ -140,7 +140,7 @@ def test_classes_that_a_digit_lacks_are_never_likely():
 @torch.no_grad()
 def test_any_grid_gives_a_logit_per_group_and_class():
     model = _awake()
-    for grid in ((2, 3, 4), (4, 4, 4), (1, 1, 1)):
+    for grid in ((2, 3, 4), (4, 4, 4), (8, 8, 8), (1, 1, 1)):
         assert _logits(model, _inputs((2, *grid))).shape == (2, *grid, 2, 8)
 
 

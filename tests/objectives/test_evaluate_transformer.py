@@ -12,7 +12,7 @@ from torch.utils.data import default_collate
 
 from ct3dlib.cohort.packing import pack_indices
 from ct3dlib.cohort.store import create_store, write_node, write_table
-from ct3dlib.config import MaskGITNetworkSpec, MaskGITSpec, TransformerSpec
+from ct3dlib.config import MaskGITNetworkSpec, MaskGITSpec, SlabSpec, TransformerSpec
 from ct3dlib.errors import CheckpointError
 from ct3dlib.inference.loaded import Transformer
 from ct3dlib.losses.masked import masked_cross_entropy
@@ -157,6 +157,19 @@ def test_who_sees_no_context_says_the_same_everywhere(tmp_path):
     assert float(shares[0, 0, 0, 0, 0, 0]) == pytest.approx(49 / 124)
     assert len(model.blocks) == 1  # the model stays as it was
     assert model.heads.weight.abs().max() > 0
+
+
+def test_the_baseline_counts_whole_volumes_however_items_are_cut(tmp_path):
+    items = _items(tmp_path, "train", _plain(3))
+    items._slab = SlabSpec(size=1, context=0)
+    model = _untrained()
+    blind = without_context(model, items)
+    counts = sum(
+        torch.bincount(model.digits.split(items.indices(i))[..., 0].flatten(), minlength=4)
+        for i in range(3)
+    )
+    shares = blind.heads.bias.detach().view(2, 4)[0].exp()
+    torch.testing.assert_close(shares, (counts + 1) / (counts + 1).sum())
 
 
 def test_a_split_without_volumes_has_no_measures(tmp_path):

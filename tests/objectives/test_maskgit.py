@@ -163,6 +163,53 @@ def test_a_trained_transformer_draws_the_grids_it_saw():
     assert (drawn == grids).float().mean() > 0.9
 
 
+def test_16_grids_are_learnt_and_drawn_from_nothing_in_every_order():
+    num_grids, grid = 16, (4, 4, 4)
+    model = {"hidden_size": 64, "num_layers": 2, "num_heads": 4, "dropout": 0.0}
+    network = MaskGITNetworkSpec(**model, radices=(8, 8), num_labels=num_grids)
+    torch.manual_seed(0)
+    objective = MaskGITObjective(spec_of(label_smoothing=0.0, label_dropout=0.0), network)
+    batch = {
+        "indices": torch.randint(0, 64, (num_grids, *grid)),
+        "labels": torch.eye(num_grids),
+        "label_present": torch.ones(num_grids, dtype=torch.bool),
+    }
+    optimizer = torch.optim.AdamW(objective.parameters(), lr=5e-3)
+    for step in range(150):
+        seeds = torch.arange(num_grids) + num_grids * step
+        loss, _ = objective.loss({**batch, "item_seed": seeds}, "model")
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    objective.eval()
+    with torch.no_grad():  # under maskings that no step has seen
+        unseen = torch.arange(num_grids) + 10**6
+        loss, _ = objective.loss({**batch, "item_seed": unseen}, "model")
+    assert loss < 0.2 * math.log(64)
+    prompt = Prompt(sample_seeds(0, 16), Conditions(batch["labels"], batch["label_present"]))
+    for order in ("confidence", "random", "halton"):
+        spec = SamplesSpec(order=order)
+        drawn = sample_indices(objective.model, prompt, grid=grid, spec=spec)
+        same = (drawn[:, None] == batch["indices"]).flatten(2).float().mean(2)  # drawn, learnt
+        assert same.argmax(1).tolist() == list(range(num_grids))
+        assert same.max(1).values.min() >= 0.9
+
+
+def test_the_modality_that_is_wanted_counts_after_one_step_of_training():
+    network = NETWORK.model_copy(update={"source": True})
+    torch.manual_seed(0)
+    objective = MaskGITObjective(spec_of(source="study", label_dropout=0.0), network)
+    batch = _batch()
+    source = {"source_indices": batch["indices"].flip(0), "source_labels": torch.eye(2)[[0] * 4]}
+    batch |= {**source, "source_present": batch["label_present"], "labels": torch.eye(2)[[1] * 4]}
+    other = {**batch, "labels": torch.eye(2)[[0] * 4]}
+    assert torch.equal(_seen(objective, batch)[3], _seen(objective, other)[3])
+    optimizer = torch.optim.AdamW(objective.parameters(), lr=1e-2)
+    objective.loss(batch, "model")[0].backward()
+    optimizer.step()
+    assert not torch.allclose(_seen(objective, batch)[3], _seen(objective, other)[3], atol=1e-3)
+
+
 SLAB = SlabSpec(size=3, context=1, context_dropout=0.2)
 TEXT = TextSpec(embeddings="texts.parquet", dropout=0.2)
 RATES = {"label_dropout": 0.2, "source_dropout": 0.2, "source": "study", "text": TEXT}

@@ -147,6 +147,16 @@ def test_window_by_hand_and_back():
     assert apply_window(hu, (-1000.0, 200.0), onto=(0.0, 1.0))[2] == pytest.approx(1000 / 1200)
 
 
+@pytest.mark.parametrize("onto", [(-1.0, 1.0), (0.0, 1.0)])
+def test_every_hu_of_a_window_comes_back(onto):
+    hu = np.arange(-1000, 1001, dtype=np.int16)
+    back = remove_window(
+        apply_window(hu, (-1000.0, 1000.0), onto=onto), (-1000.0, 1000.0), onto=onto
+    )
+    assert np.abs(back - hu).max() < 1e-3
+    np.testing.assert_array_equal(np.rint(back), hu)
+
+
 def test_window_comes_after_resampling_and_not_before():
     edges = np.array([-3000, 3000], np.float32).reshape(1, 1, 2)
     after = apply_window(

@@ -270,6 +270,16 @@ def test_body_margin_crops_to_the_body_and_is_undone():
     np.testing.assert_array_equal(back.array, np.where(want, volume.array, -777))
 
 
+@pytest.mark.parametrize("window", [(-1000, 1000), (0, 400), (-160, 240)])
+def test_the_body_is_found_in_hu_whatever_window_models_see(window):
+    hu = np.full((30, 40, 50), -1000, np.int16)
+    hu[5:25, 10:30, 20:40] = np.linspace(-450, 400, 20).round()  # half of it is dark in a window
+    recipe = RecipeSpec(spacing=(4.0, 4.0, 4.0), body_margin=0.0, window=window)
+    stored, record = normalize(Volume(hu, axial((4.0, 4.0, 4.0))), recipe)
+    assert record.body == ((5, 10, 20), (25, 30, 40))
+    np.testing.assert_array_equal(stored.array, hu[5:25, 10:30, 20:40])
+
+
 def test_body_margin_before_a_shape_pads_what_it_cut_off():
     volume = body_and_table()
     stored, record = normalize(volume, RecipeSpec(body_margin=4.0, shape=(20, 40, 20)))

@@ -36,10 +36,11 @@ def test_numbers_of_any_kind_become_float32(tmp_path, dtype):
         (["a"], [[1e300]], r"embedding of a holds inf, wanted finite numbers"),
         (["a", "b"], [[1.0], None], r"embedding of b has shape \(\), wanted a list of numbers"),
         (["a"], [[]], r"embedding of a has shape \(0,\), wanted a list of numbers"),
+        ([None, "a"], [[1.0], [2.0]], r"a row has the volume nan, wanted an id of the catalog"),
         (["a"], [["x", "y"]], r"embedding of a is no list of numbers \(could not convert"),
         ([], [], r"texts.parquet: has no rows; embed the texts, or set transformer.text to null"),
     ],
-    ids=["twice", "lengths", "nan", "overflow", "null", "empty", "words", "no rows"],
+    ids=["twice", "lengths", "nan", "overflow", "null", "empty", "nameless", "words", "no rows"],
 )
 def test_what_is_wrong_with_a_table_is_named(tmp_path, volumes, embeddings, message):
     with pytest.raises(StoreError, match=message):
@@ -82,3 +83,8 @@ def test_files_that_hold_no_vector_are_refused(tmp_path):
     }.items():
         with pytest.raises(StoreError, match=message):
             read_embedding(tmp_path / name)
+
+
+def test_one_number_is_no_embedding(tmp_path):
+    with pytest.raises(StoreError, match=r"embeddings have one number, wanted a text encoder's"):
+        read_embeddings(_table(tmp_path, ["a", "b"], [[1.0], [2.0]]))

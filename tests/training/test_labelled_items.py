@@ -7,6 +7,7 @@ import torch
 
 from ct3dlib.cohort.store import stored_volumes
 from ct3dlib.config import RecipeSpec
+from ct3dlib.errors import StoreError
 from ct3dlib.training.labelled_items import LabelledItems
 from tests.stores import write_shard
 
@@ -43,3 +44,11 @@ def test_other_labels_are_other_items(items: LabelledItems):
     before = items.key
     items.labels = 1 - items.labels
     assert items.key != before
+
+
+def test_volumes_of_several_shapes_are_refused(tmp_path: Path):
+    volumes = {"a": np.zeros((2, 3, 4), np.int16), "b": np.zeros((2, 3, 5), np.int16)}
+    table = write_shard(tmp_path / "train.parquet", "volumes", volumes, RECIPE)
+    catalog = pd.DataFrame({"volume": ["a", "b"], "labels": None, "label": ["x", "y"]})
+    with pytest.raises(StoreError, match=r"need one shape: .* `shape`, or set classifier to null"):
+        LabelledItems(stored_volumes([table]), catalog, recipe=RECIPE)

@@ -158,13 +158,19 @@ def test_a_source_is_seen_in_the_window_of_its_item(tmp_path):
     assert not bool(items.item(2, RNG)["source_present"])
 
 
-def test_volumes_that_are_shorter_than_a_slab_or_differ_in_plane_are_named(tmp_path):
+def test_volumes_that_are_shorter_than_a_slab_or_differ_in_plane_are_named(tmp_path, caplog):
     table, _ = _tokens(tmp_path, {"a": (6, 1, 2), "b": (2, 1, 2)})
     catalog = _catalog({"a": None, "b": None, "z": None}, {})
+    items = TokenItems([table], catalog, slab=SLAB)
+    assert len(items) == 1
+    assert items.grid == (6, 1, 2)
+    assert "b: 2 token slices, a slab has 3; it and 0 more are left out, 1 volumes" in caplog.text
+    longer = SlabSpec(size=7, context=0)
     with pytest.raises(
-        StoreError, match=r"b: 2 token slices, a slab has 3; lower transformer.slab.size, or drop"
+        StoreError,
+        match=r"a: 6 token slices, a slab has 7, no volume is longer; lower transformer.slab.size",
     ):
-        TokenItems([table], catalog, slab=SLAB)
+        TokenItems([table], catalog, slab=longer)
     table, _ = _tokens(tmp_path / "other", {"a": (6, 1, 2), "b": (6, 2, 2)})
     with pytest.raises(StoreError, match=r"a has \(6, 1, 2\), b has \(6, 2, 2\)"):
         TokenItems([table], catalog, slab=SLAB)

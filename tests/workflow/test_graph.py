@@ -208,6 +208,18 @@ def test_editing_transformer_steps_reruns_only_what_follows(
     }
 
 
+def test_editing_the_tokenizer_encodes_anew_and_leaves_the_volumes(
+    finished, snakemake, miniature, tmp_path
+):
+    changed = yaml.safe_load(miniature.read_text())
+    changed["tokenizers"]["lfq"]["steps"] = 5
+    preset = tmp_path / "changed.yaml"
+    preset.write_text(yaml.safe_dump(changed))
+    planned = planned_rules(snakemake("-n", "all", directory=finished, preset=preset))
+    assert {"tokenizer", "encode", "transformer", "samples", "report"} <= planned
+    assert not planned & {"phantom", "catalog", "volumes", "regions"}
+
+
 def test_a_shard_is_made_again_without_redoing_its_volumes(copy, snakemake):
     table = sorted((copy / "data/volumes/chest/train").glob("*.parquet"))[0]
     arrays = {p: p.stat().st_mtime_ns for p in table.with_suffix(".zarr").glob("*/0/c.*")}

@@ -58,7 +58,7 @@ def _brats(root: Path) -> dict[str, Any]:
     return {
         "catalog": {"tune": 0.2, "valid": 0.2, "shards": ONE_SHARD},
         "tokenizers": {"maisi": section},
-        "transformer": {**SHORT, "batch_size": 2, "micro_batch_size": 2, **transformer},
+        "transformer": {**TINY, **transformer},
         "samples": {"num_samples": 2, "steps": 3},
     }
 
