@@ -82,7 +82,7 @@ def test_four_patients_become_crops_of_one_channel_and_a_modality(tmp_path: Path
     assert len(frame) == 16
     assert frame.groupby("patient")["split"].nunique().max() == 1
     recipe = RecipeSpec(domain="mr", percentiles=(0.5, 99.5), min_slices=1)
-    train, status = frame[frame["split"] == "train"], tmp_path / "store/0000.parquet"
+    train, status = frame.query("split == 'train'"), tmp_path / "store/0000.parquet"
     done = store_shard(train, root, recipe=recipe, code="", status=status)
     assert set(done["status"]) == {"stored"}
     volumes = stored_volumes([status])

@@ -82,7 +82,7 @@ def test_bytes_become_the_whole_range_that_a_model_sees(tmp_path: Path) -> None:
     frame = build_catalog(tmp_path, spec)
     recipe = RecipeSpec(domain="uint8", min_slices=1)
     status = tmp_path / "store/0000.parquet"
-    store_shard(frame[frame["split"] == "train"], tmp_path, recipe=recipe, code="", status=status)
+    store_shard(frame.query("split == 'train'"), tmp_path, recipe=recipe, code="", status=status)
     items = WholeItems(stored_volumes([status]), window=recipe.window, range=recipe.range)
     seen = items.item(0, np.random.default_rng(0))["volume"].numpy()
     np.testing.assert_allclose(seen, grey / 127.5 - 1, atol=1e-6)
