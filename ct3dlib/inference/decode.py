@@ -91,7 +91,7 @@ def find_model(models: Path, sha256: str, device: torch.device) -> Tokenizer:
             return load_tokenizer(spec.parent, device)
     raise CheckpointError(
         f"{models}: no model here has the weights {sha256[:12]} that made these tokens; "
-        f"give the folder that holds it"
+        f"encode or train again, or give the folder that holds them"
     )
 
 

@@ -62,22 +62,36 @@ def guidance_weight(spec: SamplesSpec, step: int) -> float:
     return spec.guidance * (step / (spec.steps - 1) if spec.steps > 1 else 1.0)
 
 
-def guided_logits(model: MaskGIT, draft: Draft, *, weight: float) -> Float[Tensor, "B D H W G K"]:
+def guided_logits(
+    model: MaskGIT,
+    draft: Draft,
+    *,
+    weight: float,
+    wanted: Bool[Tensor, "B D H W"] | None = None,
+) -> Float[Tensor, "B D H W G K"]:
     """Return logits that lean away from those without conditions, out of one forward pass.
 
     Without conditions the model knows neither labels, source and text nor the neighbour of its
     window; indices that the sample was given stay. Classifier-free guidance: Ho and Salimans
     (arXiv:2207.12598, equation 6).
+
+    Args:
+        model: In evaluation mode.
+        draft: What is there already.
+        weight: Of guidance.
+        wanted: Positions whose logits are used; None: all.
     """
     start = draft.masked.new_full((len(draft.masked),), draft.start, dtype=torch.int64)
     if weight == 0:
-        return model(draft.indices, draft.masked, draft.conditions, start=start).float()
+        found = model(draft.indices, draft.masked, draft.conditions, start=start, wanted=wanted)
+        return found.float()
     asked, unasked = (
         model(
             draft.indices.repeat(2, 1, 1, 1),
             torch.cat((draft.masked, draft.masked | draft.lent)),
             _with_none(draft.conditions),
             start=start.repeat(2),
+            wanted=None if wanted is None else wanted.repeat(2, 1, 1, 1),
         )
         .float()
         .chunk(2)

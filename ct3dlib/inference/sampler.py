@@ -178,23 +178,26 @@ def _filled(
     device = draft.indices.device
     counts = _counts_per_sample(draft.masked, spec)  # B S
     early = priority(spec.order, (grid[0], grid[1], grid[2]), generators)
+    early = None if early is None else early.to(device)
     for step, count in enumerate(counts.unbind(1)):
         shape = (*grid, len(model.spec.radices) + 1)
         drawn = noise(generators, shape, wanted=count > 0).to(device)
-        logits = guided_logits(model, draft, weight=guidance_weight(spec, step))
+        count = count.to(device)
+        # Where the order does not look at what is drawn, only its next positions are drawn.
+        following = None if early is None else most_confident(early, draft.masked, count)
+        weight = guidance_weight(spec, step)
+        logits = guided_logits(model, draft, weight=weight, wanted=following)
         # What the model says of classes that a digit lacks is finite: heat alone would draw them.
         logits = logits.masked_fill(~model.digits.possible, -torch.inf)
         classes, confidence = draw_classes(logits, drawn[..., :-1], spec)
-        if early is None:
+        if following is None:
             gumbel = -torch.log(-torch.log(drawn[..., -1]))
             confidence += spec.choice_temperature * (1 - (step + 1) / spec.steps) * gumbel
-        else:
-            confidence = early.to(device)
-        committed = most_confident(confidence, draft.masked, count.to(device))
+            following = most_confident(confidence, draft.masked, count)
         draft = replace(
             draft,
-            indices=torch.where(committed, model.digits.join(classes), draft.indices),
-            masked=draft.masked & ~committed,
+            indices=torch.where(following, model.digits.join(classes), draft.indices),
+            masked=draft.masked & ~following,
         )
     return draft.indices
 

@@ -141,6 +141,7 @@ class MaskGIT(nn.Module):
         conditions: Conditions,
         *,
         start: Int[Tensor, " B"] | None = None,
+        wanted: Bool[Tensor, "B D H W"] | None = None,
     ) -> Float[Tensor, "B D H W G K"]:
         """Return the logits of every digit at every position.
 
@@ -151,6 +152,8 @@ class MaskGIT(nn.Module):
             masked: True where the index is hidden.
             conditions: What is asked for.
             start: Where the indices begin in their volume, tokens along D; None: at its first.
+            wanted: Positions whose logits are used: the last block does without the others', which
+                are anything. None: all.
 
         Raises:
             ValueError: A source is given to a model without one, or a text that it cannot read.
@@ -166,19 +169,26 @@ class MaskGIT(nn.Module):
         tokens = torch.where(masked.flatten(1)[..., None], self.masked_embedding, visible)
         places = sincos_3d(_moved(positions, start), self.spec.hidden_size)  # [B] N C
         context = [] if source is None else [self._source_tokens(source)]
+        at = None if wanted is None else _places(wanted)
         if self.spec.conditioning == "adaln":
             tokens = self.dropout(sum(context, tokens + places))
             for block in self.blocks:
-                tokens = block(tokens, condition=condition, angles=angles)
+                here = at if block is self.blocks[-1] else None
+                tokens = block(tokens, condition=condition, angles=angles, at=here)
         else:
             parts = [part + places for part in (*context, tokens)]
             sequence = self.dropout(torch.cat((condition[:, None], *parts), dim=1))
             # The condition is nowhere: it does not turn.
             turns = torch.cat((torch.zeros_like(angles[:1]), *[angles] * len(parts)))
+            before = sequence.shape[1] - len(angles)
             for block in self.blocks:
-                sequence = block(sequence, turns)
-            tokens = sequence[:, -len(angles) :]
+                here = before + at if at is not None and block is self.blocks[-1] else None
+                sequence = block(sequence, turns, here)
+            tokens = sequence[:, before:] if at is None else sequence
         logits = self.heads(self.norm(tokens)).unflatten(-1, self.digits.possible.shape)
+        if at is not None:
+            everywhere = logits.new_zeros(len(logits), len(angles), *logits.shape[2:])
+            logits = everywhere.scatter(1, at[..., None, None].expand_as(logits), logits)
         return logits.masked_fill(~self.digits.possible, _IMPOSSIBLE).unflatten(1, grid)
 
     def _source(self, conditions: Conditions, indices: Int[Tensor, "B D H W"]) -> Source | None:
@@ -235,6 +245,13 @@ class MaskGIT(nn.Module):
         num_digits, classes = self.digits.possible.shape
         first_row = classes * torch.arange(num_digits, device=indices.device)
         return self.digit_embeddings(self.digits.split(indices) + first_row).sum(-2)
+
+
+def _places(wanted: Bool[Tensor, "B D H W"]) -> Int64[Tensor, "B M"]:
+    """Return where the wanted positions of each item are, and others where it wants fewer."""
+    flat = wanted.flatten(1)
+    most = int(flat.sum(1).max())
+    return flat.float().topk(most, dim=1).indices
 
 
 def _moved(

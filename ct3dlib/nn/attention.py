@@ -1,7 +1,7 @@
 """Self-attention over tokens on a grid."""
 
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from ct3dlib.config import BlocksSpec
@@ -25,9 +25,18 @@ class SelfAttention(nn.Module):
         self.out = nn.Linear(spec.hidden_size, spec.hidden_size)
 
     def forward(
-        self, tokens: Float[Tensor, "B N C"], angles: Float[Tensor, "N P"]
-    ) -> Float[Tensor, "B N C"]:
-        """Return what each token gathers from all tokens; `angles` as of `rotary_angles`."""
+        self,
+        tokens: Float[Tensor, "B N C"],
+        angles: Float[Tensor, "N P"],
+        at: Int64[Tensor, "B M"] | None = None,
+    ) -> Float[Tensor, "B _ C"]:
+        """Return what each token, or each of those `at` some places, gathers from all tokens.
+
+        Args:
+            tokens: On a grid.
+            angles: As of `rotary_angles`.
+            at: Places in the row of tokens; None: all.
+        """
         # 3 B num_heads N E
         query, key, value = (
             self.qkv(tokens).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
@@ -35,5 +44,7 @@ class SelfAttention(nn.Module):
         # Norm and rotation stay in float32 under autocast, attention does not.
         query = rotate(self.query_norm(query.float()), angles).to(value.dtype)
         key = rotate(self.key_norm(key.float()), angles).to(value.dtype)
+        if at is not None:
+            query = query.take_along_dim(at[:, None, :, None], dim=2)
         gathered = F.scaled_dot_product_attention(query, key, value)
         return self.out(gathered.transpose(1, 2).flatten(2))

@@ -1,7 +1,7 @@
 """Transformer blocks that a condition vector steers."""
 
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from ct3dlib.config import BlocksSpec
@@ -43,10 +43,14 @@ class PreNormBlock(nn.Module):
         self.dropout = nn.Dropout(spec.dropout)
 
     def forward(
-        self, tokens: Float[Tensor, "B N C"], angles: Float[Tensor, "N P"]
-    ) -> Float[Tensor, "B N C"]:
-        """Return the tokens after attention and feed-forward."""
-        tokens = tokens + self.dropout(self.attention(self.attention_norm(tokens), angles))
+        self,
+        tokens: Float[Tensor, "B N C"],
+        angles: Float[Tensor, "N P"],
+        at: Int64[Tensor, "B M"] | None = None,
+    ) -> Float[Tensor, "B _ C"]:
+        """Return the tokens after attention and feed-forward; with `at`, those at these places."""
+        attended = self.attention(self.attention_norm(tokens), angles, at)
+        tokens = tokens_at(tokens, at) + self.dropout(attended)
         return tokens + self.dropout(self.feed_forward(self.feed_forward_norm(tokens)))
 
 
@@ -73,13 +77,24 @@ class AdaLNZeroBlock(nn.Module):
         *,
         condition: Float[Tensor, "B C"],
         angles: Float[Tensor, "N P"],
-    ) -> Float[Tensor, "B N C"]:
-        """Return the tokens after attention and feed-forward, each added to its input."""
+        at: Int64[Tensor, "B M"] | None = None,
+    ) -> Float[Tensor, "B _ C"]:
+        """Return the tokens after attention and feed-forward, each added to its input.
+
+        With `at` only those at these places, which saves the others' work in a last block.
+        """
         # six of B 1 C
         shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = (
             self.modulation(F.silu(condition)).unsqueeze(1).chunk(6, dim=-1)
         )
-        attended = self.attention(self.norm(tokens) * (1 + scale_a) + shift_a, angles)
-        tokens = tokens + gate_a * self.dropout(attended)
+        attended = self.attention(self.norm(tokens) * (1 + scale_a) + shift_a, angles, at)
+        tokens = tokens_at(tokens, at) + gate_a * self.dropout(attended)
         fed = self.feed_forward(self.norm(tokens) * (1 + scale_f) + shift_f)
         return tokens + gate_f * self.dropout(fed)
+
+
+def tokens_at(
+    tokens: Float[Tensor, "B N C"], at: Int64[Tensor, "B M"] | None
+) -> Float[Tensor, "B _ C"]:
+    """Return the tokens at some places of their row; None: all."""
+    return tokens if at is None else tokens.take_along_dim(at[..., None], dim=1)

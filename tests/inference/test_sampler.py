@@ -37,7 +37,7 @@ class Fixed(MaskGIT):
         self.shown: list[torch.Tensor] = []
         self.eval()
 
-    def forward(self, indices, masked, conditions, *, start=None):
+    def forward(self, indices, masked, conditions, *, start=None, wanted=None):
         self.shown.append(torch.where(masked, -1, indices))
         present = conditions.label_present
         return torch.stack([self.logits if p else self.unlabelled for p in present])
@@ -405,3 +405,18 @@ def test_known_indices_of_another_codebook_are_refused():
     known = Known(torch.full((1, *GRID), 64), torch.ones(1, *GRID).bool())
     with pytest.raises(ValueError, match="span 64 to 64; the model's codebook ends at 63"):
         sample_indices(_awake(), _prompt(1), grid=GRID, spec=SamplesSpec(), known=known)
+
+
+@pytest.mark.parametrize("order", ["random", "halton"])
+def test_what_is_drawn_does_not_hang_on_the_work_that_is_saved(order, monkeypatch):
+    spec = SamplesSpec(steps=5, order=order, guidance=1.0)
+    model = _awake()
+    saved = sample_indices(model, _prompt(3), grid=GRID, spec=spec)
+    forward = model.forward
+
+    def whole(*arguments, wanted, **others):
+        assert wanted.sum() < wanted.numel()
+        return forward(*arguments, **others)
+
+    monkeypatch.setattr(model, "forward", whole)
+    assert torch.equal(sample_indices(model, _prompt(3), grid=GRID, spec=spec), saved)

@@ -37,7 +37,7 @@ class Oracle(MaskGIT):
         self.starts: list[int] = []
         self.eval()
 
-    def forward(self, indices, masked, conditions, *, start=None):
+    def forward(self, indices, masked, conditions, *, start=None, wanted=None):
         (first,) = start.unique().tolist()
         depth = indices.shape[1]
         if conditions.source is not None:

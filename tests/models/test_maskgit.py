@@ -312,3 +312,23 @@ def test_gradients_reach_every_parameter_of_all_conditions(conditioning):
     _logits(model, inputs, [0, 3], source=source, text=text).square().mean().backward()
     silent = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert silent == []
+
+
+@pytest.mark.parametrize("conditioning", ["adaln", "in_context"])
+def test_wanted_positions_have_the_logits_that_they_have_among_all(conditioning):
+    spec = SPEC.model_copy(update={"conditioning": conditioning, "num_layers": 2})
+    torch.manual_seed(0)
+    model = MaskGIT(spec).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    grid = (3, 2, 4)
+    indices = torch.randint(0, spec.codebook_size, (3, *grid))
+    masked = torch.rand(3, *grid) < 0.7
+    wanted = torch.rand(3, *grid) < 0.4
+    wanted[1] = False  # an item that is whole already
+    labels = torch.zeros(3, spec.num_labels)
+    conditions = Conditions(labels, torch.ones(3, dtype=torch.bool))
+    with torch.no_grad():
+        every = model(indices, masked, conditions)
+        some = model(indices, masked, conditions, wanted=wanted)
+    torch.testing.assert_close(some[wanted], every[wanted], rtol=1e-4, atol=1e-5)
