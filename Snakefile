@@ -63,6 +63,7 @@ rule tokenizers:
 rule train:
     input:
         [f"models/{name}/spec.json" for name in (*CONFIG.tokenizers, "transformer")],
+        "models/classifier/spec.json" if CONFIG.classifier is not None else [],
     localrule: True
 
 
