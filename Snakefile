@@ -54,6 +54,14 @@ rule data:
     localrule: True
 
 
+rule masks:
+    input:
+        status_tables(
+            f"data/regions/{CONFIG.regions.recipe}/{{split}}/{{shard}}.parquet", SPLITS
+        ),
+    localrule: True
+
+
 rule tokenizers:
     input:
         "metrics/reconstruction.json",

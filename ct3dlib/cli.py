@@ -7,8 +7,10 @@ from typing import Annotated
 import typer
 
 from ct3dlib import __version__
+from ct3dlib.cli_evaluate import evaluating
 from ct3dlib.cli_generate import generate
 from ct3dlib.cli_interchange import export, importing
+from ct3dlib.cli_segment import segment
 from ct3dlib.cli_single import default_device, encode, nifti_name, reconstruct
 from ct3dlib.cohort.location import location
 from ct3dlib.cohort.verify import find_tables, verify_layout, verify_table
@@ -118,7 +120,9 @@ def describe(
 app.command()(reconstruct)
 app.command()(encode)
 app.command()(generate)
+app.command()(segment)
 app.command()(export)
+app.add_typer(evaluating, name="evaluate")
 app.add_typer(importing, name="import")
 
 

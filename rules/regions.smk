@@ -1,4 +1,7 @@
 rule regions:
+    name:
+        # A cluster's profile sends what asks for a GPU to another partition.
+        "regions_gpu" if CONFIG.regions.gpus else "regions"
     input:
         volumes="data/volumes/{recipe}/{split}/{shard}.parquet",
     output:
@@ -10,12 +13,14 @@ rule regions:
     resources:
         mem_mb=by_attempt(4000),
         runtime=by_attempt(240),
+        gpu=CONFIG.regions.gpus,
     params:
         spec=spec("regions"),
         code=fingerprint("ct3dlib.regions.shard"),
     shell:
         "{PYTHON} -m workflow_scripts.store_regions --spec {params.spec:q} --code {params.code}"
-        " --volumes {input.volumes} --status {output.status} > {log} 2>&1"
+        " --root {RAW_ROOT:q} --private {PRIVATE} --volumes {input.volumes}"
+        " --status {output.status} > {log} 2>&1"
 
 
 if CONFIG.phantom is not None:
@@ -35,9 +40,8 @@ if CONFIG.phantom is not None:
             mem_mb=by_attempt(4000),
             runtime=by_attempt(60),
         params:
-            spec=spec("regions"),
             code=fingerprint("workflow_scripts.evaluate_regions"),
         shell:
-            "{PYTHON} -m workflow_scripts.evaluate_regions --spec {params.spec:q} --root {RAW_ROOT:q}"
-            " --private {PRIVATE} --catalog {input.catalog} --regions {input.regions} --metrics {output.metrics}"
+            "{PYTHON} -m workflow_scripts.evaluate_regions --root {RAW_ROOT:q} --private {PRIVATE}"
+            " --catalog {input.catalog} --regions {input.regions} --metrics {output.metrics}"
             " > {log} 2>&1"

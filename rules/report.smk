@@ -6,8 +6,7 @@ rule report:
         ),
         statistics=expand("data/volumes/{recipe}/statistics.json", recipe=RECIPES),
         regions=status_tables(
-            f"data/regions/{CONFIG.regions.recipe}/{{split}}/{{shard}}.parquet",
-            ["valid"],
+            f"data/regions/{CONFIG.regions.recipe}/{{split}}/{{shard}}.parquet", SPLITS
         ),
         models=[
             f"models/{name}/{file}"

@@ -44,7 +44,8 @@ def test_every_preset_loads(repository, base):
     assert presets
     for preset in presets:
         text = yaml.safe_load(preset.read_text())
-        config = load_config(merged(base, text), {"CT3D_RAW": "/scans"})
+        weights = {"MEDSAM2_WEIGHTS": "/medsam2.pt", "MEDSAM2_SHA256": "0" * 64}
+        config = load_config(merged(base, text), {"CT3D_RAW": "/scans", **weights})
         assert isinstance(config, Config), preset.name
 
 

@@ -160,6 +160,11 @@ class StoredVolume:
         return key_of(self.sha256, ct3d["affine"], ct3d.get("record"))
 
     @property
+    def sources(self) -> tuple[str, ...]:
+        """Files of the scan, as the catalog names them."""
+        return tuple(self.array.attributes["ct3d"].get("source", ()))
+
+    @property
     def own_window(self) -> tuple[float, float] | None:
         """The window of this volume alone, as MR has one; None where the recipe's counts."""
         ct3d = self.array.attributes["ct3d"]

@@ -5,7 +5,6 @@ each step gets the JSON of its own section and nothing else.
 """
 
 import os
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,18 +26,24 @@ from ct3dlib.config.classifier import (
 from ct3dlib.config.data import (
     Axes,
     CatalogSpec,
-    ClassicalRegionsSpec,
     Dataset,
     Domain,
     Fault,
     PhantomSpec,
     RecipeSpec,
-    RegionsSpec,
 )
 from ct3dlib.config.explain import explain
 from ct3dlib.config.features import FeaturesSpec, SliceFeaturesSpec
 from ct3dlib.config.generation import GenerationSpec, Plane
 from ct3dlib.config.quantizer import FSQSpec, LFQSpec, QuantizerSpec
+from ct3dlib.config.regions import (
+    ClassicalRegionsSpec,
+    LabelMapSpec,
+    Medsam2Spec,
+    Numbering,
+    RegionsSpec,
+    TotalSegmentatorSpec,
+)
 from ct3dlib.config.tokenizer import (
     DiscriminatorSpec,
     LatentsSpec,
@@ -62,6 +67,7 @@ from ct3dlib.config.transformer import (
     TextSpec,
     TransformerSpec,
 )
+from ct3dlib.config.variables import expand
 from ct3dlib.errors import ConfigError
 
 __all__ = [
@@ -86,13 +92,16 @@ __all__ = [
     "GenerationSpec",
     "KLAutoencoderSpec",
     "LFQSpec",
+    "LabelMapSpec",
     "LatentAttentionSpec",
     "LatentsSpec",
     "MaisiTokenizerSpec",
     "MaskGITNetworkSpec",
     "MaskGITSpec",
     "MaskSchedule",
+    "Medsam2Spec",
     "Name",
+    "Numbering",
     "PerceptualSpec",
     "PhantomSpec",
     "Plane",
@@ -113,12 +122,14 @@ __all__ = [
     "TokenizerLossSpec",
     "TokenizerSpec",
     "TokensSpec",
+    "TotalSegmentatorSpec",
     "TrainSpec",
     "TransformerSpec",
     "Triple",
     "VolumeClassifierNetworkSpec",
     "VolumeClassifierSpec",
     "load_config",
+    "load_regions",
     "schema",
 ]
 
@@ -238,42 +249,6 @@ class Config(Spec):
         return self
 
 
-# A default holds no variable: nested ones match in part, and what is left over is refused.
-_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::((?:(?!\$\{)[^}])*))?\}")
-
-
-def _expand(value: Any, environ: Mapping[str, str], key: str) -> Any:
-    """Replace ${NAME} and ${NAME:default} in every string below `value`."""
-    match value:
-        case str():
-
-            def substitute(found: re.Match[str]) -> str:
-                name, default = found.groups()
-                if name in environ:
-                    return environ[name]
-                if default is None:
-                    raise ConfigError(
-                        f"{key}: the environment variable {name} is not set; "
-                        f"export {name}=... or write ${{{name}:default}}"
-                    )
-                return default
-
-            if "${" in _VARIABLE.sub("", value):
-                raise ConfigError(
-                    f"{key}: {value!r} cannot be read; a variable is ${{NAME}} or "
-                    f"${{NAME:default}}, and a default holds no other variable"
-                )
-            return _VARIABLE.sub(substitute, value)
-        case Mapping():
-            return {
-                k: _expand(v, environ, f"{key}.{k}" if key else str(k)) for k, v in value.items()
-            }
-        case list() | tuple():
-            return [_expand(v, environ, f"{key}[{i}]") for i, v in enumerate(value)]
-        case _:
-            return value
-
-
 def load_config(mapping: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Config:
     """Return the checked config.
 
@@ -287,11 +262,34 @@ def load_config(mapping: Mapping[str, Any], environ: Mapping[str, str] | None = 
             names the key.
     """
     try:
-        return Config.model_validate(
-            _expand(mapping, os.environ if environ is None else environ, "")
-        )
+        return Config.model_validate(expand(mapping, os.environ if environ is None else environ))
     except ValidationError as error:
         raise ConfigError(explain(error, Config.model_json_schema())) from error
+
+
+def load_regions(
+    mapping: Mapping[str, Any], environ: Mapping[str, str] | None = None
+) -> tuple[str, RegionsSpec]:
+    """Return `raw_root` and the section `regions` of a config, or of a preset alone.
+
+    What else the mapping holds is not looked at; its recipe and raw_root may be missing.
+
+    Args:
+        mapping: What YAML gave, with variables as `load_config` takes them.
+        environ: The environment; that of the process when absent.
+
+    Raises:
+        ConfigError: There is no such section, or as `load_config`.
+    """
+    if not isinstance(mapping.get("regions"), Mapping):
+        raise ConfigError("there is no section regions; give a config or a preset that has one")
+    parts = {key: mapping[key] for key in ("raw_root", "regions") if key in mapping}
+    found = expand(parts, os.environ if environ is None else environ)
+    try:
+        section = RegionsSpec.model_validate({"recipe": "any", **found["regions"]})
+    except ValidationError as error:
+        raise ConfigError(explain(error, RegionsSpec.model_json_schema())) from error
+    return os.path.expanduser(found.get("raw_root", ".")), section  # noqa: PTH111  (as raw_root)
 
 
 def schema() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Sections of the data wing: the synthetic cohort, the catalog, recipes, regions."""
+"""Sections of the data wing: the synthetic cohort, the catalog, recipes."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -15,8 +15,6 @@ from pydantic import (
 from ct3dlib.config.base import (
     SPLITS,
     Fraction,
-    Millimetres,
-    Name,
     Seed,
     Shape,
     Spacing,
@@ -175,17 +173,3 @@ class RecipeSpec(Spec):
             return self.shape
         depth, height, width = self.shape
         return depth, width, height
-
-
-class ClassicalRegionsSpec(Spec):
-    """Regions by thresholds, components and morphology; no weights."""
-
-    spacing: Millimetres = Field(default=3.0, description="Working grid, mm isotropic.")
-
-
-class RegionsSpec(Spec):
-    """Region ids 0-20 on the grid of one recipe."""
-
-    recipe: Name
-    backend: Literal["classical"] = "classical"
-    classical: ClassicalRegionsSpec = ClassicalRegionsSpec()

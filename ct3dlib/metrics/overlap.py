@@ -1,9 +1,74 @@
 """Overlap of two label masks: Dice and volume error per id and for unions of ids."""
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Voxels of one object in two masks.
+
+    Args:
+        predicted: In the mask that is scored.
+        truth: In the true one.
+        both: In both at once.
+    """
+
+    predicted: int
+    truth: int
+    both: int
+
+    @property
+    def dice(self) -> float:
+        """2 |A and B| / (|A| + |B|) (Dice 1945); NaN where neither mask holds it."""
+        total = self.predicted + self.truth
+        return 2 * self.both / total if total else math.nan
+
+    @property
+    def volume_error(self) -> float:
+        """Signed, as a share of the true volume: (|A| - |B|) / |B|; NaN without truth."""
+        return (self.predicted - self.truth) / self.truth if self.truth else math.nan
+
+
+def overlaps(
+    predicted: NDArray[np.integer], truth: NDArray[np.integer], ids: Sequence[int]
+) -> dict[int, Overlap]:
+    """Return the voxels of each id in one mask, in the other, and in both.
+
+    Args:
+        predicted: Ids, any shape.
+        truth: Ids, same shape.
+        ids: Which to count.
+
+    Raises:
+        ValueError: The shapes differ, or an id is negative.
+    """
+    if predicted.shape != truth.shape:
+        raise ValueError(f"masks of one shape are wanted: {predicted.shape} and {truth.shape}")
+    if any(i < 0 for i in ids):
+        raise ValueError(f"ids are 0 or more: {list(ids)}")
+    size = max(ids, default=0) + 1
+    agreed = predicted[predicted == truth]
+    counts = [
+        np.bincount(mask.ravel(), minlength=size).tolist() for mask in (predicted, truth, agreed)
+    ]
+    return {i: Overlap(*(count[i] for count in counts)) for i in ids}
+
+
+def union_overlap(
+    predicted: NDArray[np.integer], truth: NDArray[np.integer], ids: Sequence[int]
+) -> Overlap:
+    """Return the voxels of several ids taken as one object, as the lungs are of their lobes.
+
+    Raises:
+        ValueError: The shapes differ.
+    """
+    ours, theirs = (np.isin(mask, ids).astype(np.uint8) for mask in (predicted, truth))
+    return overlaps(ours, theirs, [1])[1]
 
 
 def dice(
@@ -13,31 +78,21 @@ def dice(
 
     An id that neither mask holds has no Dice: NaN, so that a mean over volumes leaves it out.
 
-    Args:
-        predicted: Ids, any shape.
-        truth: Ids, same shape.
-        ids: Which to score.
-
     Raises:
         ValueError: The shapes differ, or an id is negative.
     """
-    ours, theirs, both = _counts(predicted, truth, ids)
-    total = ours + theirs
-    return {
-        i: float(2 * both[n] / total[n]) if total[n] else float("nan") for n, i in enumerate(ids)
-    }
+    return {i: found.dice for i, found in overlaps(predicted, truth, ids).items()}
 
 
 def union_dice(
     predicted: NDArray[np.integer], truth: NDArray[np.integer], ids: Sequence[int]
 ) -> float:
-    """Return the Dice coefficient of several ids taken as one, as the lungs are of their lobes.
+    """Return the Dice coefficient of several ids taken as one object.
 
     Raises:
         ValueError: The shapes differ.
     """
-    union = (np.isin(mask, ids).astype(np.uint8) for mask in (predicted, truth))
-    return dice(*union, ids=[1])[1]
+    return union_overlap(predicted, truth, ids).dice
 
 
 def volume_error(
@@ -48,24 +103,4 @@ def volume_error(
     Raises:
         ValueError: The shapes differ, or an id is negative.
     """
-    ours, theirs, _ = _counts(predicted, truth, ids)
-    return {
-        i: float((ours[n] - theirs[n]) / theirs[n]) if theirs[n] else float("nan")
-        for n, i in enumerate(ids)
-    }
-
-
-def _counts(
-    predicted: NDArray[np.integer], truth: NDArray[np.integer], ids: Sequence[int]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Return the voxels of each id in one mask, in the other, and in both."""
-    if predicted.shape != truth.shape:
-        raise ValueError(f"masks of one shape are wanted: {predicted.shape} and {truth.shape}")
-    if any(i < 0 for i in ids):
-        raise ValueError(f"ids are 0 or more: {list(ids)}")
-    size = max(ids, default=0) + 1
-    agreed = predicted[predicted == truth]
-    first, second, both = (
-        np.bincount(mask.ravel(), minlength=size)[list(ids)] for mask in (predicted, truth, agreed)
-    )
-    return first, second, both
+    return {i: found.volume_error for i, found in overlaps(predicted, truth, ids).items()}

@@ -20,6 +20,7 @@ from ct3dlib.regions.working_grid import Scan
 BONE_HU = 130.0  # spongy bone averaged over a cell
 DENSE_HU = 200.0  # brighter counts no more: contrast in the aorta outshines bone
 SPINE_ML = 25.0
+SPONGY_HU = 450.0  # half of a spine is below; skulls, shafts of long bones and metal are above
 RIBS_ML = 10.0
 
 
@@ -46,7 +47,8 @@ class Spine:
 def find_spine(scan: Scan, body: Mask) -> Spine:
     """Return the spine: the densest smooth course through the back half of the body.
 
-    Bone around the course is closed, so that marrow, canal and discs belong to it.
+    Bone around the course is closed, so that marrow, canal and discs belong to it. Bone that is
+    dense throughout is no spine.
     """
     _, h, w = scan.millimetres()
     if not body.any():
@@ -65,7 +67,9 @@ def find_spine(scan: Scan, body: Mask) -> Spine:
     bone = (scan.hu > BONE_HU) & body & box
     solid = fill_slices(closing(bone, 5.0, scan.spacing)) & box & body
     parts = components(opening(solid, 3.0, scan.spacing), scan.voxels(SPINE_ML))
-    return Spine(np.logical_or.reduce([scan.empty, *parts]), row, column)
+    spine = np.logical_or.reduce([scan.empty, *parts])
+    spongy = spine.any() and np.median(scan.hu[spine]) < SPONGY_HU
+    return Spine(spine if spongy else scan.empty, row, column)
 
 
 def find_ribs(scan: Scan, body: Mask, *, outside: Mask) -> Mask:

@@ -1,6 +1,7 @@
 """Body, airway, lungs and lobes on the working grid: air inside the body, by place and size."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from ct3dlib.regions.morphology import (
     fill_slices,
     grow,
     largest,
+    occupied,
     opening,
 )
 from ct3dlib.regions.working_grid import Scan
@@ -21,7 +23,9 @@ from ct3dlib.regions.working_grid import Scan
 SOFT_HU = -300.0  # halfway between air and skin
 LUNG_HU = -400.0  # halfway between lung and soft tissue
 AIRWAY_HU = (-700.0, -775.0, -825.0, -875.0, -915.0, -950.0)
-AIRWAY_ML = (4.0, 110.0)
+AIRWAY_ML = (4.0, 90.0)
+AIRWAY_REACH = 60.0  # mm to either side of the trachea: lobar bronchi end there
+AIRWAY_KEPT = 0.75  # share that the next threshold leaves of a tree without a leak
 LUNG_ML = 150.0
 GAS_HU = -975.0  # bowel gas; lung is never so empty in the middle
 
@@ -49,20 +53,38 @@ def find_airway(scan: Scan, body: Mask) -> Mask:
     """Return trachea and central bronchi.
 
     The seed is the uppermost small round gas area near the midline. It grows through gas below
-    a threshold, tightened until the tree no longer leaks into the lungs.
+    a threshold, tightened until the tree does not leak into the lungs.
     """
+    _, _, w = scan.millimetres()
     for seed in _tracheas(scan, body):
-        for threshold in AIRWAY_HU:
-            gas = (scan.hu < threshold) & body
-            tree = grow(seed, gas)
-            ml = tree.sum() / scan.voxels(1.0)
-            height = np.ptp(np.nonzero(tree)[0]) * scan.spacing[0] if tree.any() else 0
-            if ml < AIRWAY_ML[0] or height < 40:
-                break
-            if ml < AIRWAY_ML[1]:
-                rim = dilate(tree, 1.1 * scan.voxel, scan.spacing)
-                return tree | (rim & (scan.hu < -500) & body)
+        middle = (np.nonzero(seed)[2].mean() + 0.5) * scan.spacing[2]
+        near = body & (np.abs(w - middle) < AIRWAY_REACH)
+        tree = _steadiest(
+            [grow(seed, near & (scan.hu < threshold)) for threshold in AIRWAY_HU], scan
+        )
+        if tree.any():
+            rim = dilate(tree, 1.1 * scan.voxel, scan.spacing)
+            return tree | (rim & (scan.hu < -500) & near)
     return scan.empty
+
+
+def _steadiest(trees: list[Mask], scan: Scan) -> Mask:
+    """Return the widest tree of an airway's size that the next threshold hardly shrinks.
+
+    A leak into the lung shrinks by much. Where no tree is steady it is the tightest; where none
+    has an airway's volume and height it is empty.
+    """
+    low, high = (scan.voxels(ml) for ml in AIRWAY_ML)
+    sized = [tree for tree in trees if low < tree.sum() < high and _height(tree, scan) >= 40]
+    for wide, tight in pairwise(sized):
+        if tight.sum() > AIRWAY_KEPT * wide.sum():
+            return wide
+    return sized[-1] if sized else scan.empty
+
+
+def _height(mask: Mask, scan: Scan) -> float:
+    """Return the height that a mask with a voxel spans, mm."""
+    return float(np.ptp(occupied(mask))) * scan.spacing[0]
 
 
 def _tracheas(scan: Scan, body: Mask) -> list[Mask]:

@@ -3,19 +3,17 @@
 Everything is found on a coarse isotropic grid, in the order in which organs help each other:
 body, airway, lungs, spine, aorta, heart, what else lies between the lungs, ribs, abdomen. What
 is not there is absent; nothing is drawn from an atlas. Kidneys cannot be told from the muscles
-beside them and are always absent.
+beside them and are not looked for.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ct3dlib.config import ClassicalRegionsSpec
-from ct3dlib.errors import VolumeError
 from ct3dlib.regions.abdomen import find_bowel, find_cavity, find_liver, find_spleen
 from ct3dlib.regions.bones import Spine, find_ribs, find_spine
 from ct3dlib.regions.chest import Lungs, find_airway, find_body, find_lungs, split_lobes
-from ct3dlib.regions.label_map import REGIONS, region_id
-from ct3dlib.regions.mask import Regions, Status, areas
+from ct3dlib.regions.edges import to_volume_grid_with_edges
+from ct3dlib.regions.label_map import FOUND, region_id
 from ct3dlib.regions.mediastinum import (
     Thorax,
     find_aorta,
@@ -25,13 +23,12 @@ from ct3dlib.regions.mediastinum import (
     find_vessels,
 )
 from ct3dlib.regions.morphology import Mask, dilate, occupied
-from ct3dlib.regions.working_grid import Scan, to_volume_grid, to_working_grid
-from ct3dlib.scan.volume import Volume
+from ct3dlib.regions.provider import Provided, Request
+from ct3dlib.regions.working_grid import Scan
 
-PERICARDIUM = 4.0  # mm around the heart
-PLEURA = 3.5  # mm around the lungs
 DOME = 50.0  # mm that the liver's dome stands above the diaphragm under the heart
-FOUND: frozenset[str] = frozenset({"trachea_bronchi", "spine", "ribs_chest_wall"})
+KNOWN = FOUND - {region_id("kidney_adrenal")}
+SURE = frozenset(map(region_id, ("trachea_bronchi", "spine", "ribs_chest_wall")))
 
 
 class Canvas:
@@ -50,44 +47,21 @@ class Canvas:
         self.labels[mask & ~self.taken] = region_id(name)
 
 
-def classical_regions(volume: Volume, spec: ClassicalRegionsSpec) -> Regions:
-    """Return the regions of a CT by classical image processing.
+class ClassicalProvider:
+    """Finds regions of a CT by classical image processing."""
 
-    Args:
-        volume: HU; axes nearest to D inferior to superior, H anterior to posterior, W right to
-            left of the patient.
-        spec: The working grid.
+    name = "classical"
 
-    Returns:
-        Ids on the volume's grid. Airway, spine and ribs are "ok" where found, all else is
-        "approximate".
+    def identity(self, name: str, sources: tuple[str, ...]) -> str:
+        """Return nothing: the voxels say all."""
+        del name, sources
+        return ""
 
-    Raises:
-        VolumeError: `WRONG_DOMAIN`, the volume is not in HU.
-        ValueError: Its axes point elsewhere.
-    """
-    _check(volume)
-    scan = to_working_grid(volume, spec.spacing)
-    mask = to_volume_grid(_segment(scan), volume.shape)
-    present = areas(mask).sum(axis=0) > 0
-    status: dict[str, Status] = {}
-    for name, there in zip(REGIONS[1:], present[1:], strict=True):
-        status[name] = ("ok" if name in FOUND else "approximate") if there else "absent"
-    return Regions(mask, status, "classical")
-
-
-def _check(volume: Volume) -> None:
-    """Refuse a volume whose values or axes are not what the anatomy is read from."""
-    if volume.domain != "hu":
-        raise VolumeError(
-            "WRONG_DOMAIN", f"classical regions need HU, not the domain {volume.domain!r}"
-        )
-    direction = volume.affine[:3, :3] / volume.spacing
-    if not (direction[[2, 1, 0], [0, 1, 2]] > 0.5).all():
-        raise ValueError(
-            "classical regions need axes D to superior, H to posterior, W to the patient's left; "
-            f"the affine's columns point to {np.round(direction, 2).T.tolist()}; normalize first"
-        )
+    def __call__(self, request: Request) -> Provided:
+        """Return all regions but the kidneys; airway, spine and ribs are found well."""
+        found = _segment(request.scan)
+        labels = to_volume_grid_with_edges(found, request.scan, request.volume.array)
+        return Provided(labels, KNOWN, SURE)
 
 
 def _segment(scan: Scan) -> NDArray[np.uint8]:
@@ -108,7 +82,6 @@ def _segment(scan: Scan) -> NDArray[np.uint8]:
     _paint_lobes(canvas, lungs, scan)
     if spine.found:
         _paint_trunk(canvas, Thorax(scan, body, lungs.both, airway, spine))
-    canvas.paint("pleura", dilate(lungs.both, PLEURA, scan.spacing) & body)
     return canvas.labels
 
 
@@ -124,7 +97,7 @@ def _paint_lobes(canvas: Canvas, lungs: Lungs, scan: Scan) -> None:
 
 
 def _paint_trunk(canvas: Canvas, thorax: Thorax) -> None:
-    """Paint what lies around the lungs: mediastinum, bones, upper abdomen, and their shells."""
+    """Paint what lies around the lungs: mediastinum, bones, upper abdomen."""
     scan = thorax.scan
     height = scan.millimetres()[0]
     aorta = find_aorta(thorax)
@@ -143,10 +116,6 @@ def _paint_trunk(canvas: Canvas, thorax: Thorax) -> None:
     bones = np.isin(canvas.labels, (region_id("spine"), region_id("ribs_chest_wall")))
     cavity = find_cavity(scan, thorax.body, bones) & (height < thorax.floor + DOME)
     _paint_abdomen(canvas, scan, cavity & ~dilate(heart, 3.0, scan.spacing), thorax.spine)
-    canvas.paint("pericardium", dilate(heart, PERICARDIUM, scan.spacing) & thorax.between)
-    _, front, left = thorax.axes
-    inner = (height > thorax.floor) & (front > 5) & (np.abs(left) < 65)
-    canvas.paint("mediastinum_nodes", thorax.between & inner)
 
 
 def _paint_abdomen(canvas: Canvas, scan: Scan, cavity: Mask, spine: Spine) -> None:

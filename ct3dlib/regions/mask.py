@@ -1,7 +1,7 @@
-"""What a region backend returns: ids on a volume's grid, and what each of them is worth."""
+"""Regions of a volume: ids on its grid, and what each of them is worth."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -15,6 +15,21 @@ from ct3dlib.scan.volume import Volume
 Status = Literal["ok", "approximate", "absent"]
 
 
+@dataclass(frozen=True)
+class Skipped:
+    """A provider that could say nothing of a volume.
+
+    Args:
+        provider: Its name.
+        reason: Code, as of a rejected row.
+        message: What was wrong.
+    """
+
+    provider: str
+    reason: str
+    message: str
+
+
 @dataclass(frozen=True, eq=False)
 class Regions:
     """Region ids on a volume's grid.
@@ -22,7 +37,9 @@ class Regions:
     Args:
         mask: D H W, ids 0-20.
         status: Of each region but "other": found well, placed by a prior, or not there.
-        backend: What made them.
+        sources: Who looked for each region, found or not; a region nobody looked for has none.
+        agreement: Dice of a region that was drawn anew with what prompted it, taken or not.
+        skipped: Providers that could say nothing, and why.
 
     Raises:
         ValueError: The status does not name exactly the 20 regions, or an absent one has voxels.
@@ -30,7 +47,9 @@ class Regions:
 
     mask: NDArray[np.uint8]
     status: Mapping[str, Status]
-    backend: str
+    sources: Mapping[str, str]
+    agreement: Mapping[str, float] = field(default_factory=dict)
+    skipped: tuple[Skipped, ...] = ()
 
     def __post_init__(self) -> None:
         """Check that mask and status agree."""
@@ -41,6 +60,12 @@ class Regions:
         for name, count in zip(REGIONS[1:], counts[1:].tolist(), strict=True):
             if (self.status[name] == "absent") != (count == 0):
                 raise ValueError(f"{name} is {self.status[name]!r} and has {count} voxels")
+
+    @property
+    def backend(self) -> str:
+        """All who had a part in it, as "labelmap+classical"."""
+        parts = [part for source in self.sources.values() for part in source.split("+")]
+        return "+".join(dict.fromkeys(part for part in parts if part != "derived"))
 
 
 def areas(mask: NDArray[np.uint8]) -> NDArray[np.int64]:
@@ -62,9 +87,10 @@ def sidecar(regions: Regions, spacing: tuple[float, float, float]) -> list[dict[
         spacing: Of that volume, mm.
 
     Returns:
-        Rows of `id`, `name`, `status`, `source` (the backend), `voxels`, `ml`, and, null where
-        absent, `key_slice` (the slice of the largest area, the lowest of equals) and `start`,
-        `stop` (the slices it spans, half-open).
+        Rows of `id`, `name`, `status`, `source` (who looked for it; null: nobody), `voxels`, `ml`,
+        `agreement` (null where it was not drawn anew), and, null where absent, `key_slice` (the
+        slice of the largest area, the lowest of equals) and `start`, `stop` (the slices it spans,
+        half-open).
     """
     voxels = areas(regions.mask)
     rows = []
@@ -76,9 +102,10 @@ def sidecar(regions: Regions, spacing: tuple[float, float, float]) -> list[dict[
                 "id": i,
                 "name": name,
                 "status": regions.status[name],
-                "source": regions.backend,
+                "source": regions.sources.get(name),
                 "voxels": total,
                 "ml": round(total * float(np.prod(spacing)) / 1000, 3),
+                "agreement": regions.agreement.get(name),
                 "key_slice": int(voxels[:, i].argmax()) if spans else None,
                 "start": spans[0] if spans else None,
                 "stop": spans[-1] + 1 if spans else None,

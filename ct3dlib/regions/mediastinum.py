@@ -9,10 +9,12 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
-from ct3dlib.regions.bones import Spine
+from ct3dlib.regions.bones import BONE_HU, Spine
 from ct3dlib.regions.morphology import (
     Mask,
+    closing,
     components,
     dilate,
     erode,
@@ -30,6 +32,10 @@ OESOPHAGUS_RADII = (6.0, 8.0)
 AORTA_ML = 15.0
 OESOPHAGUS_ML = 5.0
 HEART_ML = 120.0
+FLUID_HU = 24.0  # an effusion has less, blood without contrast more
+RIB_GAP = 24.0  # mm of height in which every ray from the middle meets a rib
+WALL = 9.0  # mm from the outer face of the ribs to the pleura
+APEX = 40.0  # mm that the carina lies below the tops of the lungs, at least
 SAG = 20.0  # the diaphragm under the heart lies that much lower than under the right lung
 VESSELS_ML = 10.0
 THYROID_ML = (3.0, 60.0)
@@ -65,14 +71,37 @@ class Thorax:
         return self.hull & ~self.lungs & ~self.airway & self.body
 
     @cached_property
+    def cage(self) -> Mask:
+        """What lies inside the ribs around the lungs.
+
+        It is more than the lungs' hull where a heart or fluid parts them from the front wall.
+        """
+        spacing = self.scan.spacing
+        bone = (self.scan.hu > BONE_HU) & self.body & dilate(self.hull, 30.0, spacing)
+        slices = 2 * round(RIB_GAP / 2 / spacing[0]) + 1
+        rings = np.asarray(ndimage.maximum_filter1d(bone, slices, axis=0), bool)
+        return self.hull | erode(hull_slices(rings), WALL, spacing)
+
+    @cached_property
     def carina(self) -> float:
-        """Height of the carina; without an airway, from the extent of the lungs."""
-        step, cell = self.scan.spacing[0], self.scan.spacing[1] * self.scan.spacing[2]
-        for d in range(len(self.airway) - 1, -1, -1):
-            if len(components(self.airway[d], int(np.ceil(30 / cell)))) >= 2:
-                return (d + 0.5) * step
-        slices = occupied(self.lungs)
-        return float(slices[0] + 0.6 * (slices[-1] - slices[0])) * step
+        """Height of the carina; without an airway, from the extent of the lungs.
+
+        It is where the airway, well below the lungs' tops, first reaches much farther to both
+        sides than the trachea above it.
+        """
+        step = self.scan.spacing[0]
+        lungs = occupied(self.lungs)
+        trachea: list[tuple[float, float]] = []  # middle and half width, from above
+        for d in reversed(occupied(self.airway)):
+            columns = np.flatnonzero(self.airway[d].any(axis=0))
+            above = np.array(trachea[-round(40 / step) :])
+            if len(above) * step >= 20 and (lungs[-1] - d) * step > APEX:
+                middle, half = np.median(above, axis=0)
+                if min(middle - columns[0], columns[-1] - middle) > 1.4 * half:
+                    return (d + 0.5) * step
+            tube = np.flatnonzero(largest(self.airway[d]).any(axis=0))
+            trachea.append((float(tube.mean()), len(tube) / 2))
+        return float(lungs[0] + 0.6 * (lungs[-1] - lungs[0])) * step
 
     @cached_property
     def floor(self) -> float:
@@ -118,15 +147,15 @@ def find_aorta(thorax: Thorax) -> Mask:
     ahead = (front > 45) & (front < 115) & (left > -38) & (left < 22)
     ahead = ahead & (above > -25) & (above < 30)
     up = find_tube(thorax.softness, ASCENDING_RADII, window=ahead, spacing=spacing)
-    mask = paint_tube(down, shape, spacing) & (above > lowest) & (above < 30)
-    mask |= paint_tube(up, shape, spacing) & (above > -25) & (above < 25)
+    descending = paint_tube(down, shape, spacing) & (above > lowest) & (above < 30)
+    ascending = paint_tube(up, shape, spacing) & (above > -25) & (above < 25)
     for d in np.flatnonzero((above > 12) & (above < 30)):
         for share in np.linspace(0, 1, 13):
             centre = down.path[d] * (1 - share) + up.path[d] * share
-            mask[d] |= disc(centre, 11.0, shape[1:], spacing)
+            ascending[d] |= disc(centre, 11.0, shape[1:], spacing)
     contrast = thorax.spine.mask & (thorax.scan.hu > 150) & (front > 12)
-    mask &= (thorax.softness > 0.5) | contrast
-    return largest(mask, thorax.scan.voxels(AORTA_ML))
+    blood, smallest = (thorax.softness > 0.5) | contrast, thorax.scan.voxels(AORTA_ML)
+    return largest(descending & blood, smallest) | largest(ascending & blood, smallest)
 
 
 def find_oesophagus(thorax: Thorax, aorta: Mask) -> Mask:
@@ -153,14 +182,31 @@ def find_heart(thorax: Thorax, aorta: Mask) -> Mask:
     """Return the heart with its sac.
 
     It is what a ball of 14 mm fits into between the lungs, below the carina and above the
-    diaphragm.
+    diaphragm. Fluid in the sac is left out.
     """
     scan = thorax.scan
     above, front, left = thorax.axes
-    solid = thorax.between & (scan.hu > -20) & ~dilate(aorta, 2.0, scan.spacing)
+    solid = (
+        thorax.cage
+        & ~thorax.lungs
+        & ~thorax.airway
+        & (scan.hu > -20)
+        & ~dilate(aorta, 2.0, scan.spacing)
+    )
     solid &= (front > 28) & (above < -18) & (left > -45) & (left < 120)
     solid &= scan.millimetres()[0] > thorax.floor
-    return largest(opening(solid, 14.0, scan.spacing), scan.voxels(HEART_ML))
+    solid = closing(solid, 1.1 * scan.voxel, scan.spacing)  # noise is no hole
+    blood = solid & (_level(scan, solid) > FLUID_HU)
+    heart = largest(opening(blood, 14.0, scan.spacing), scan.voxels(HEART_ML))
+    return dilate(heart, 1.5 * scan.voxel, scan.spacing) & opening(solid, 14.0, scan.spacing)
+
+
+def _level(scan: Scan, mask: Mask) -> NDArray[np.float32]:
+    """Return the HU of a mask's voxels averaged over near voxels of the mask only, sigma 4 mm."""
+    sigma = [4 / step for step in scan.spacing]
+    weight = ndimage.gaussian_filter(mask.astype(np.float32), sigma)
+    total = ndimage.gaussian_filter(np.where(mask, scan.hu, np.float32(0)), sigma)
+    return np.where(mask, total / np.maximum(weight, 1e-6), np.float32(0))
 
 
 def find_vessels(thorax: Thorax, taken: Mask) -> Mask:

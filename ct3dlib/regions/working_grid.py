@@ -82,6 +82,10 @@ def to_volume_grid(labels: NDArray[np.uint8], shape: tuple[int, int, int]) -> ND
     """Return labels of the working grid on a volume's grid; each voxel takes its centre's cell."""
     out = labels
     for axis, n in enumerate(shape):
-        cells = ((np.arange(n) + 0.5) * labels.shape[axis] / n).astype(np.intp)
-        out = out.take(cells, axis=axis)
+        out = out.take(cells(labels.shape[axis], n), axis=axis)
     return out
+
+
+def cells(count: int, voxels: int) -> NDArray[np.intp]:
+    """Return the cell of `count` along an axis that the centre of each of `voxels` lies in."""
+    return ((np.arange(voxels) + 0.5) * count / voxels).astype(np.intp)

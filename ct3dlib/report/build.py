@@ -16,8 +16,7 @@ from ct3dlib.inference.decode import decode_volume, find_tokens
 from ct3dlib.inference.evaluate_samples import read_samples
 from ct3dlib.inference.loaded import Tokenizer
 from ct3dlib.metrics.reconstruction import psnr_db
-from ct3dlib.regions.label_map import COLORS, REGIONS
-from ct3dlib.regions.mask import on_grid
+from ct3dlib.regions.label_map import REGIONS
 from ct3dlib.report.cohort import cohort_section
 from ct3dlib.report.graph import pipeline
 from ct3dlib.report.measures import measures_section, training_section
@@ -25,7 +24,6 @@ from ct3dlib.report.page import (
     Block,
     Drawing,
     Figure,
-    Legend,
     Section,
     Stat,
     Stats,
@@ -38,12 +36,12 @@ from ct3dlib.report.pictures import (
     SOFT,
     Picture,
     Window,
-    above,
     beside,
     difference,
     planes,
     png,
 )
+from ct3dlib.report.regions import regions_section
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ class Inputs:
         catalog: The catalog.
         volumes: Status tables of the volume store.
         statistics: Statistics of stores, each in the folder of its recipe.
-        regions: Status tables of the region store, held-out split.
+        regions: Status tables of the region store, all splits.
         tokens: Joined token tables, one a split.
         examples: Pictures of a volume through each tokenizer, each in the folder of its name.
         samples: Table of the samples, beside them.
@@ -96,7 +94,10 @@ def build_report(inputs: Inputs, tokenizer: Tokenizer, spec: ReportSpec, *, name
     sections = [
         _overview(catalog, status, tokens=tokens, metrics=metrics, name=name),
         cohort_section({p.parent.name: json.loads(p.read_text()) for p in inputs.statistics}),
-        _inputs(examples, stored_volumes(inputs.regions), recipe=tokenizer.recipe),
+        _inputs(examples, recipe=tokenizer.recipe),
+        regions_section(
+            inputs.regions, examples, measured=metrics.get("regions"), recipe=tokenizer.recipe
+        ),
         _reconstructions(
             examples, inputs, tokenizer, name=name, measured=metrics["reconstruction"]
         ),
@@ -146,40 +147,24 @@ def _overview(
     return Section("Overview", (Stats(tuple(stats)), Drawing(drawing, f"The graph. {text}.")))
 
 
-def _inputs(
-    examples: Sequence[StoredVolume],
-    regions: Sequence[StoredVolume],
-    *,
-    recipe: RecipeSpec,
-) -> Section:
-    masks = {volume.volume: volume for volume in regions}
-    how = "Above in the lung and the soft-tissue window, below in the models' window, plain and"
+def _inputs(examples: Sequence[StoredVolume], *, recipe: RecipeSpec) -> Section:
+    how = (
+        "in the lung and the soft-tissue window" if recipe.domain == "hu" else "as models see them"
+    )
     blocks: list[Block] = [
         Text(
-            "Stored volumes of the held-out split. Axial, coronal, sagittal; the patient's right "
-            f"is on the left. {how} with the regions laid over."
-            if recipe.domain == "hu"
-            else "Stored volumes of the held-out split in the window that models see."
+            f"Stored volumes of the held-out split, {how}. Axial, coronal, sagittal; the patient's "
+            "right is on the left."
         )
     ]
     for volume in examples:
         hu = volume.read()
-        mask = None
-        if found := masks.get(volume.volume):
-            mask = on_grid(found.read(), found.affine, affine=volume.affine, shape=volume.shape)
-        window = volume.own_window or recipe.window
-        shown = _windows(recipe, window)
-        rows = [beside([planes(hu, volume.spacing, window=window) for window in shown])]
-        if mask is not None:
-            wide = planes(hu, volume.spacing, window=window)
-            laid_over = planes(hu, volume.spacing, window=window, regions=mask)
-            rows.append(beside([wide, laid_over]))
+        shown = _windows(recipe, volume.own_window or recipe.window)
+        picture = beside([planes(hu, volume.spacing, window=window) for window in shown])
         size = " x ".join(f"{s:.1f}" for s in volume.spacing)
         shape = " x ".join(str(n) for n in volume.shape)
-        blocks.append(Figure(png(above(rows)), f"{volume.volume}: {shape} voxels, {size} mm"))
-    if masks:
-        blocks.append(Legend(tuple(zip(REGIONS[1:], COLORS[1:], strict=True))))
-    return Section("Inputs and regions", tuple(blocks))
+        blocks.append(Figure(png(picture), f"{volume.volume}: {shape} voxels, {size} mm"))
+    return Section("Inputs", tuple(blocks))
 
 
 def _reconstructions(

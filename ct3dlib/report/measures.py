@@ -49,12 +49,6 @@ def measures_section(metrics: Mapping[str, Any]) -> Section:
         *([_transformer(metrics["transformer"])] if "transformer" in metrics else []),
         *_generation(metrics["generation"]),
     ]
-    if "regions" in metrics:
-        found = metrics["regions"]
-        frame = pd.DataFrame([{"region": k, "Dice": round(v, 3)} for k, v in found["dice"].items()])
-        spacing = " x ".join(f"{s:.1f}" for s in found["spacing"])
-        caption = f"Regions of the {found['backend']} backend against the truth, at {spacing} mm."
-        blocks.append(Table(frame, caption))
     return Section("Metrics", tuple(blocks))
 
 

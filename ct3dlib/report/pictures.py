@@ -42,7 +42,7 @@ def planes(
         at: Where the slices are cut, as a share of each axis.
     """
     gray = np.clip((np.asarray(hu, np.float32) - window[0]) / (window[1] - window[0]), 0, 1)
-    cut = [min(n - 1, int(n * share)) for n, share in zip(hu.shape, at, strict=True)]
+    cut = _positions(hu, at)
     pictures = []
     for axis in _cuts(hu):
         shown = np.take(gray, cut[axis], axis=axis)
@@ -54,6 +54,15 @@ def planes(
         # Slices run from foot to head: turned over, the head is on top.
         pictures.append(picture if axis == 0 else picture[::-1])
     return beside([np.clip(p * 255, 0, 255).astype(np.uint8) for p in pictures])
+
+
+def shown_ids(
+    regions: Integer[np.ndarray, "D H W"], *, at: tuple[float, float, float] = (0.5, 0.5, 0.5)
+) -> list[int]:
+    """Return the ids but 0 that `planes` shows of regions."""
+    cut = _positions(regions, at)
+    seen = {i for axis in _cuts(regions) for i in np.unique(np.take(regions, cut[axis], axis=axis))}
+    return sorted(int(i) for i in seen if i)
 
 
 def difference(
@@ -69,6 +78,11 @@ def difference(
     high = planes(np.maximum(error, 0), spacing, window=(0.0, 1.0), at=at)[..., 0]
     low = planes(np.maximum(-error, 0), spacing, window=(0.0, 1.0), at=at)[..., 0]
     return np.stack([high, np.minimum(high, low), low], axis=-1)
+
+
+def _positions(volume: Num[np.ndarray, "D H W"], at: tuple[float, float, float]) -> tuple[int, ...]:
+    """Return the slice of each axis at a share of it."""
+    return tuple(min(n - 1, int(n * share)) for n, share in zip(volume.shape, at, strict=True))
 
 
 def _cuts(volume: Num[np.ndarray, "D H W"]) -> range:

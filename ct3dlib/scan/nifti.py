@@ -1,6 +1,7 @@
 """NIfTI files: read fast and checked, write whole or not at all."""
 
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from ct3dlib.config import Triple
 from ct3dlib.errors import VolumeError
 from ct3dlib.scan.geometry import check_grid, shear
+from ct3dlib.scan.nifti_classes import classes_extension
 from ct3dlib.scan.reading import (
     JSON,
     MAX_DEFLATE,
@@ -263,7 +265,7 @@ def _compact(raw: NDArray[np.generic], slope: float, intercept: float) -> NDArra
         return raw.astype(np.float32) * np.float32(slope) + np.float32(intercept)
 
 
-def write_nifti(path: Path, volume: Volume) -> None:
+def write_nifti(path: Path, volume: Volume, *, classes: Mapping[int, str] | None = None) -> None:
     """Write a volume as NIfTI-1; the file appears whole or not at all.
 
     File axes i, j, k are W, H, D. The sform holds the affine; the qform too, unless the grid is
@@ -272,6 +274,7 @@ def write_nifti(path: Path, volume: Volume) -> None:
     Args:
         path: Ends in .nii or .nii.gz.
         volume: int16, uint8 or float32.
+        classes: Names of the numbers in a label map, put into the header's extension.
 
     Raises:
         ValueError: Another dtype or another ending.
@@ -285,6 +288,8 @@ def write_nifti(path: Path, volume: Volume) -> None:
     image.set_sform(affine, code=1)
     image.set_qform(affine, code=1 if shear(volume.affine) < 1e-4 else 0)
     image.header.set_xyzt_units("mm")
+    if classes is not None:
+        image.header.extensions.append(classes_extension(classes))
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
     with partial.open("wb") as raw:

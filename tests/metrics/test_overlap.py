@@ -3,7 +3,14 @@ import math
 import numpy as np
 import pytest
 
-from ct3dlib.metrics.overlap import dice, union_dice, volume_error
+from ct3dlib.metrics.overlap import (
+    Overlap,
+    dice,
+    overlaps,
+    union_dice,
+    union_overlap,
+    volume_error,
+)
 
 TRUTH = np.array([[1, 1, 1, 2], [0, 0, 2, 2]])
 PREDICTED = np.array([[1, 1, 2, 2], [1, 0, 0, 2]])
@@ -53,3 +60,9 @@ def test_shapes_must_agree():
 def test_ids_must_not_be_negative():
     with pytest.raises(ValueError, match=r"ids are 0 or more: \[-1\]"):
         volume_error(np.zeros(2, int), np.zeros(2, int), [-1])
+
+
+def test_overlaps_by_hand():
+    found = overlaps(PREDICTED, TRUTH, [2, 7])
+    assert found == {2: Overlap(predicted=3, truth=3, both=2), 7: Overlap(0, 0, 0)}
+    assert union_overlap(PREDICTED, TRUTH, [1, 2]) == Overlap(predicted=6, truth=6, both=5)

@@ -4,10 +4,10 @@ import pytest
 from ct3dlib.config import RegionsSpec
 from ct3dlib.errors import VolumeError
 from ct3dlib.metrics.overlap import dice, union_dice
-from ct3dlib.regions import segment
 from ct3dlib.regions.label_map import LUNGS, REGIONS, region_id
 from ct3dlib.scan.volume import Volume
 from tests.regions.analytic_chest import chest
+from tests.regions.segmenting import segment
 
 SPEC = RegionsSpec(recipe="native")
 CANONICAL = np.array([[0, 0, 2.4, 0], [0, 2.6, 0, 0], [3.0, 0, 0, 0], [0, 0, 0, 1]])

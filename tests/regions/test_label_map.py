@@ -33,7 +33,7 @@ def test_regions_are_the_twenty_and_other():
         "lung_lower_lobe_right",
     ]
     assert (REGIONS[8], REGIONS[15], REGIONS[20]) == ("heart", "liver_biliary", "ribs_chest_wall")
-    assert LABEL_MAP_VERSION == "1"
+    assert LABEL_MAP_VERSION == "2"
 
 
 def test_region_id_inverts_the_table():

@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 
 from ct3dlib.config import RegionsSpec
-from ct3dlib.regions import Regions, segment, sidecar
+from ct3dlib.regions import Regions, sidecar
 from ct3dlib.regions.label_map import LUNGS, REGIONS
 from ct3dlib.scan.dicom import list_series, read_dicom
 from ct3dlib.scan.geometry import canonical
 from ct3dlib.scan.nifti import read_nifti
 from ct3dlib.scan.volume import Volume
+from tests.regions.segmenting import segment
 
 pytestmark = pytest.mark.real
 

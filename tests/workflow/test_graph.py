@@ -31,6 +31,8 @@ def test_every_preset_dry_runs(preset, repository, snakemake, tmp_path):
         directory=tmp_path,
         preset=repository / "configs" / preset,
         CT3D_RAW=str(tmp_path),
+        MEDSAM2_WEIGHTS=str(tmp_path / "medsam2.pt"),
+        MEDSAM2_SHA256="0" * 64,
     )
     assert done.returncode == 0, done.stderr
     assert "encode" in planned_rules(done)
