@@ -27,6 +27,7 @@ AIRWAY_ML = (4.0, 90.0)
 AIRWAY_REACH = 60.0  # mm to either side of the trachea: lobar bronchi end there
 AIRWAY_KEPT = 0.75  # share that the next threshold leaves of a tree without a leak
 LUNG_ML = 150.0
+DOME = 8.0  # mm; tissue so thick is joined to the body outside, vessels in the lung are not
 GAS_HU = -975.0  # bowel gas; lung is never so empty in the middle
 
 
@@ -126,9 +127,10 @@ def find_lungs(scan: Scan, body: Mask, airway: Mask) -> Lungs:
         right, left = (lung, scan.empty) if sides[0] < middle else (scan.empty, lung)
     else:
         return Lungs(scan.empty, scan.empty)
-    right, left = (
-        fill_slices(closing(lung, 9.0, scan.spacing)) & body & ~airway for lung in (right, left)
-    )
+    right, left = (closing(lung, 9.0, scan.spacing) & body for lung in (right, left))
+    # The domes of the diaphragm, which lung may ring in a slice, are no hole in it.
+    solid = largest(opening(body & ~(right | left | airway), DOME, scan.spacing))
+    right, left = (fill_slices(lung) & body & ~airway & ~solid for lung in (right, left))
     return Lungs(right, left & ~right)
 
 

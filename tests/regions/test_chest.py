@@ -1,6 +1,6 @@
 import numpy as np
 
-from ct3dlib.regions.chest import find_airway
+from ct3dlib.regions.chest import find_airway, find_lungs
 from ct3dlib.regions.working_grid import Scan
 
 SPACING = (3.0, 2.5, 2.0)
@@ -51,3 +51,22 @@ def test_gas_of_no_height_is_no_airway():
     scan, lumen, _ = trunk()
     hu = np.where(lumen & (np.arange(50)[:, None, None] < 42), 40, scan.hu).astype(np.float32)
     assert not find_airway(Scan(hu, SPACING), scan.hu > -2000).any()
+
+
+def test_a_dome_that_lung_rings_is_no_lung_and_a_mass_inside_it_is():
+    shape, spacing = (50, 70, 100), (3.0, 3.0, 3.0)
+    z, y, x = np.meshgrid(*(np.arange(n) * 3.0 for n in shape), indexing="ij")
+    lung = (z > 20) & (np.hypot(y - 105, x - 80) < 55)
+    hu = np.where((np.hypot(y - 105, (x - 150) * 0.7) < 95), 40.0, -1000.0)
+    hu[lung] = -850
+    dome = lung & (np.hypot(np.hypot(y - 105, x - 80), z - 20) < 30)
+    mass = np.hypot(np.hypot(y - 105, x - 80), z - 100) < 15
+    vessel = (np.hypot(y - 105, z - 75) < 4) & (x > 80) & lung
+    hu[dome | mass | vessel] = 40
+    body = hu > -900
+    found = find_lungs(Scan(hu.astype(np.float32), spacing), body, np.zeros(shape, bool)).both
+    assert found[mass].all()
+    assert found[vessel & (x < 120)].all()
+    assert found[dome].mean() < 0.1
+    rest = lung & ~dome & ~mass & ~vessel
+    assert found[rest].mean() > 0.97
