@@ -13,6 +13,7 @@ from ct3dlib.cohort.private import RawRoot
 from ct3dlib.config import LabelMapSpec, Shape
 from ct3dlib.errors import StoreError, VolumeError
 from ct3dlib.regions.label_files import NIFTI, LabelMap, read_label_map
+from ct3dlib.regions.label_map import LUNGS, REGIONS
 from ct3dlib.regions.provider import Provided, Request
 from ct3dlib.scan.geometry import orientation, reorient
 from ct3dlib.scan.normalize import Record
@@ -21,6 +22,7 @@ from ct3dlib.scan.volume import Volume
 
 logger = logging.getLogger(__name__)
 
+_LEFT, _RIGHT = ([i for i in LUNGS if REGIONS[i].endswith(side)] for side in ("left", "right"))
 _SCANS = (*NIFTI, ".nrrd", ".nhdr", ".mha", ".mhd")  # endings that a label map's name goes without
 
 
@@ -150,6 +152,7 @@ class LabelMapProvider:
         d, h, w = np.linalg.norm(affine[:3, :3], axis=0).tolist()
         found = read_label_map(path, numbering=self.spec.numbering, spacing=(d, h, w))
         check_field(path, found.volume, affine=affine, shape=shape)
+        check_sides(path, found.volume)
         return found
 
 
@@ -180,4 +183,30 @@ def check_field(path: Path, found: Volume, *, affine: NDArray[np.float64], shape
             "LABEL_MAP_ELSEWHERE",
             f"{path}: its field of view ends up to {away.max():.1f} voxels from the scan's (shape "
             f"{found.shape}, the scan's {tuple(shape)}); is it of this scan?",
+        )
+
+
+def check_sides(path: Path, found: Volume) -> None:
+    """Refuse a label map whose left lung lies to the right of the right one.
+
+    Its field of view may be the scan's although its header mirrors it, as where one system's
+    axes were written as another's.
+
+    Args:
+        path: What the message calls it.
+        found: Region ids and where they are.
+
+    Raises:
+        VolumeError: `LABEL_MAP_ELSEWHERE`.
+    """
+    ids = reorient(found, orientation(found.affine)).array  # W: right to left
+    depth, height, width = (max(1, n // 64) for n in ids.shape)
+    sample = ids[::depth, ::height, ::width]
+    right, left = (np.nonzero(np.isin(sample, side))[2] for side in (_RIGHT, _LEFT))
+    # Lungs lie about half a chest apart; remnants of them need not.
+    if len(right) and len(left) and right.mean() - left.mean() > 0.1 * sample.shape[2]:
+        raise VolumeError(
+            "LABEL_MAP_ELSEWHERE",
+            f"{path}: its left lung lies to the patient's right; its header mirrors it, write the "
+            f"affine of the scan into it",
         )

@@ -67,7 +67,8 @@ def segment_shard(
     """
     stored = {v.volume: v for v in stored_volumes([volumes])}
     segmenter = build_segmenter(spec, raw)
-    settings = spec.model_dump(mode="json", exclude=_ELSEWHERE)
+    unused = {"labelmap", "totalsegmentator"} - set(spec.providers)
+    settings = spec.model_dump(mode="json", exclude={**_ELSEWHERE, **dict.fromkeys(unused, True)})
 
     def make_row(row: Row, shard: OpenShard) -> Row:
         try:

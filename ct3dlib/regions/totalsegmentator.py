@@ -19,7 +19,7 @@ from ct3dlib.cohort.catalog import without_root
 from ct3dlib.config import TotalSegmentatorSpec
 from ct3dlib.errors import ConfigError, VolumeError
 from ct3dlib.regions.label_files import LabelMap, read_label_map
-from ct3dlib.regions.labelmap import check_field
+from ct3dlib.regions.labelmap import check_field, check_sides
 from ct3dlib.regions.provider import Provided, Request
 from ct3dlib.scan.nifti import write_nifti
 from ct3dlib.scan.resample import resample_to
@@ -105,6 +105,7 @@ class TotalSegmentatorProvider:
             )
         found = read_label_map(labels, numbering="totalsegmentator_v2")
         check_field(labels, found.volume, affine=volume.affine, shape=volume.shape)
+        check_sides(labels, found.volume)
         return found
 
     def _run(self, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -307,3 +307,21 @@ def test_no_message_names_what_a_pseudonym_hides(tmp_path, caplog, fault):
     assert caught.value.reason == reason
     assert str(caught.value) == f"{PSEUDONYM}: {reason}; the log says more"
     assert "Jane-Doe" in caplog.text
+
+
+@pytest.mark.parametrize("regions", [(1, 5), (2, 3), (1, 4)])
+def test_a_header_that_mirrors_the_lungs_is_refused_where_the_field_of_view_is_the_same(
+    tmp_path, regions
+):
+    centred = UPRIGHT.copy()
+    centred[0, 3] = -4.5 * 1.5
+    other_way = centred.copy()
+    other_way[0] *= -1
+    there = scene(centred)
+    left, right = regions
+    ids = np.select([there.array == 1, there.array == 5], [left, right], 0).astype(np.uint8)
+    scan = ct_of(there)
+    assert (provided(tmp_path, scan, Volume(ids, centred, "uint8"))[1].labels == ids).all()
+    with pytest.raises(VolumeError, match="left lung lies to the patient's right") as found:
+        provided(tmp_path, scan, Volume(ids, other_way, "uint8"))
+    assert found.value.reason == "LABEL_MAP_ELSEWHERE"
