@@ -216,6 +216,10 @@ def test_the_yaml_of_the_pages_loads(repository, base):
         ({"tokens": {"tokenizer": "vq"}}, "no tokenizer 'vq'; there are"),
         ({"regions": {"recipe": "brain"}}, "no recipe 'brain'; there are"),
         (
+            {"regions": {"labelmap": {"folder": "maps"}}, "catalog": {"dataset": "folder"}},
+            "regions.labelmap.folder: maps lies below raw_root, where every file is taken for",
+        ),
+        (
             {"tokenizers": {"lfq": {"crop": [16, 80, 96]}}},
             r"crop \(16, 80, 96\) must be \(1 \+ n x",
         ),

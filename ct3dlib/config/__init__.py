@@ -222,6 +222,12 @@ class Config(Spec):
         for key, recipe in readers.items():
             if recipe not in self.recipes:
                 raise ValueError(f"{key}: no recipe {recipe!r}; there are {sorted(self.recipes)}")
+        maps = self.regions.labelmap
+        if maps is not None and self.catalog.dataset == "folder" and maps.is_below(self.raw_root):
+            raise ValueError(
+                f"regions.labelmap.folder: {maps.folder} lies below raw_root, where every file is "
+                f"taken for a scan; move it out and give its absolute path"
+            )
         for taken in ("transformer", "features", "classifier"):
             if taken in self.tokenizers:
                 raise ValueError(f"tokenizers: the name {taken!r} is taken; choose another")

@@ -1,5 +1,6 @@
 """Section `regions`: who says which voxel belongs to which part of the body."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
@@ -34,6 +35,11 @@ class LabelMapSpec(Spec):
         description="What the numbers mean in files that do not name their classes; null: such "
         "files are refused.",
     )
+
+    def is_below(self, raw_root: str) -> bool:
+        """Return whether the folder lies in the raw root, links followed."""
+        root = Path(raw_root).resolve()
+        return (root / self.folder).resolve().is_relative_to(root)
 
 
 class TotalSegmentatorSpec(Spec):
