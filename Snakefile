@@ -35,9 +35,7 @@ rule all:
                 f"results/qc/{recipe}/{{split}}/{{shard}}.png", SPLITS
             )
         ],
-        status_tables(
-            f"data/regions/{CONFIG.regions.recipe}/{{split}}/{{shard}}.parquet", SPLITS
-        ),
+        REGION_TABLES,
     localrule: True
 
 
@@ -48,17 +46,13 @@ rule data:
         status_tables(
             f"data/volumes/{TOKEN_RECIPE}/{{split}}/{{shard}}.parquet", SPLITS
         ),
-        status_tables(
-            f"data/regions/{CONFIG.regions.recipe}/{{split}}/{{shard}}.parquet", SPLITS
-        ),
+        REGION_TABLES,
     localrule: True
 
 
 rule masks:
     input:
-        status_tables(
-            f"data/regions/{CONFIG.regions.recipe}/{{split}}/{{shard}}.parquet", SPLITS
-        ),
+        REGION_TABLES,
     localrule: True
 
 

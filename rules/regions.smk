@@ -1,29 +1,39 @@
-rule regions:
-    name:
-        # A cluster's profile sends what asks for a GPU to another partition.
-        "regions_gpu" if CONFIG.regions.gpus else "regions"
-    input:
-        volumes="data/volumes/{recipe}/{split}/{shard}.parquet",
-    output:
-        status="data/regions/{recipe}/{split}/{shard}.parquet",
-    log:
-        "logs/regions/{recipe}/{split}/{shard}.log",
-    benchmark:
-        "logs/benchmark/regions/{recipe}/{split}/{shard}.tsv"
-    resources:
-        mem_mb=by_attempt(4000),
-        runtime=by_attempt(240),
-        gpu=CONFIG.regions.gpus,
-    params:
-        spec=spec("regions"),
-        code=fingerprint("ct3dlib.regions.shard"),
-    shell:
-        "{PYTHON} -m workflow_scripts.store_regions --spec {params.spec:q} --code {params.code}"
-        " --root {RAW_ROOT:q} --private {PRIVATE} --volumes {input.volumes}"
-        " --status {output.status} > {log} 2>&1"
+REGION_TABLES = (
+    status_tables(
+        f"data/regions/{CONFIG.regions.recipe}/{{split}}/{{shard}}.parquet", SPLITS
+    )
+    if CONFIG.regions is not None
+    else []
+)
+
+if CONFIG.regions is not None:
+
+    rule regions:
+        name:
+            # A cluster's profile sends what asks for a GPU to another partition.
+            "regions_gpu" if CONFIG.regions.gpus else "regions"
+        input:
+            volumes="data/volumes/{recipe}/{split}/{shard}.parquet",
+        output:
+            status="data/regions/{recipe}/{split}/{shard}.parquet",
+        log:
+            "logs/regions/{recipe}/{split}/{shard}.log",
+        benchmark:
+            "logs/benchmark/regions/{recipe}/{split}/{shard}.tsv"
+        resources:
+            mem_mb=by_attempt(4000),
+            runtime=by_attempt(240),
+            gpu=CONFIG.regions.gpus,
+        params:
+            spec=spec("regions"),
+            code=fingerprint("ct3dlib.regions.shard"),
+        shell:
+            "{PYTHON} -m workflow_scripts.store_regions --spec {params.spec:q} --code {params.code}"
+            " --root {RAW_ROOT:q} --private {PRIVATE} --volumes {input.volumes}"
+            " --status {output.status} > {log} 2>&1"
 
 
-if CONFIG.phantom is not None:
+if CONFIG.phantom is not None and CONFIG.regions is not None:
 
     rule evaluate_regions:
         input:

@@ -5,9 +5,7 @@ rule report:
             f"data/volumes/{TOKEN_RECIPE}/{{split}}/{{shard}}.parquet", SPLITS
         ),
         statistics=expand("data/volumes/{recipe}/statistics.json", recipe=RECIPES),
-        regions=status_tables(
-            f"data/regions/{CONFIG.regions.recipe}/{{split}}/{{shard}}.parquet", SPLITS
-        ),
+        regions=REGION_TABLES,
         models=[
             f"models/{name}/{file}"
             for name in (*CONFIG.tokenizers, "transformer")
@@ -22,7 +20,11 @@ rule report:
             "metrics/reconstruction.json",
             "metrics/transformer.json",
             "metrics/generation.json",
-            *(["metrics/regions.json"] if CONFIG.phantom is not None else []),
+            *(
+                ["metrics/regions.json"]
+                if CONFIG.phantom is not None and REGION_TABLES
+                else []
+            ),
         ],
     output:
         report="results/report.html",

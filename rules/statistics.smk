@@ -1,5 +1,8 @@
 RECIPES = sorted(
-    {CONFIG.regions.recipe, *(t.recipe for t in CONFIG.tokenizers.values())}
+    {
+        *([CONFIG.regions.recipe] if CONFIG.regions is not None else []),
+        *(t.recipe for t in CONFIG.tokenizers.values()),
+    }
 )
 
 

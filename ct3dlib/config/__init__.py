@@ -152,7 +152,9 @@ class Config(Spec):
     )
     catalog: CatalogSpec
     recipes: dict[Name, RecipeSpec]
-    regions: RegionsSpec
+    regions: RegionsSpec | None = Field(
+        default=None, description="Region masks; null: there are none, as of MR and pictures."
+    )
     features: FeaturesSpec | None = Field(
         default=None, description="Slice features for perceptual terms; null: there are none."
     )
@@ -216,13 +218,16 @@ class Config(Spec):
     @model_validator(mode="after")
     def _check_names(self) -> "Config":
         readers = {f"tokenizers.{name}.recipe": t.recipe for name, t in self.tokenizers.items()}
-        readers["regions.recipe"] = self.regions.recipe
+        if self.regions is not None:
+            readers["regions.recipe"] = self.regions.recipe
         if self.features is not None:
             readers["features.recipe"] = self.features.recipe
+            if self.regions is None:
+                raise ValueError("features learn from regions and there is no section `regions`")
         for key, recipe in readers.items():
             if recipe not in self.recipes:
                 raise ValueError(f"{key}: no recipe {recipe!r}; there are {sorted(self.recipes)}")
-        maps = self.regions.labelmap
+        maps = self.regions and self.regions.labelmap
         if maps is not None and self.catalog.dataset == "folder" and maps.is_below(self.raw_root):
             raise ValueError(
                 f"regions.labelmap.folder: {maps.folder} lies below raw_root, where every file is "

@@ -52,7 +52,7 @@ class Inputs:
         catalog: The catalog.
         volumes: Status tables of the volume store.
         statistics: Statistics of stores, each in the folder of its recipe.
-        regions: Status tables of the region store, all splits.
+        regions: Status tables of the region store, all splits; none where the config has none.
         tokens: Joined token tables, one a split.
         examples: Pictures of a volume through each tokenizer, each in the folder of its name.
         samples: Table of the samples, beside them.
@@ -92,10 +92,12 @@ def build_report(inputs: Inputs, tokenizer: Tokenizer, spec: ReportSpec, *, name
     held_out = [volume for volume in stored_volumes(tables) if volume.volume in encoded]
     examples = _one_a_patient(held_out, catalog)[: spec.num_examples]
     sections = [
-        _overview(catalog, status, tokens=tokens, metrics=metrics, name=name),
+        _overview(
+            catalog, status, tokens=tokens, metrics=metrics, name=name, regions=bool(inputs.regions)
+        ),
         cohort_section({p.parent.name: json.loads(p.read_text()) for p in inputs.statistics}),
         _inputs(examples, recipe=tokenizer.recipe),
-        regions_section(
+        *_regions(
             inputs.regions, examples, measured=metrics.get("regions"), recipe=tokenizer.recipe
         ),
         _reconstructions(
@@ -116,6 +118,7 @@ def _overview(
     tokens: Mapping[str, pd.DataFrame],
     metrics: Mapping[str, Any],
     name: str,
+    regions: bool,
 ) -> Section:
     stored = sum(row["status"] == "stored" for row in records(status))
     joined = records(pd.concat(tokens.values()))
@@ -127,7 +130,7 @@ def _overview(
         [
             ("raw scans", f"{len(catalog)} series"),
             ("volumes", f"{stored} stored"),
-            ("regions", f"{len(REGIONS) - 1} regions"),
+            *([("regions", f"{len(REGIONS) - 1} regions")] if regions else []),
             ("tokenizer", f"{name}, {valid['psnr_db']:.1f} dB"),
             ("tokens", f"{num_tokens:,}"),
             ("transformer", "MaskGIT"),
@@ -145,6 +148,19 @@ def _overview(
     ]
     text = ", ".join(f"{split}: {counts[split]} series" for split in tokens)
     return Section("Overview", (Stats(tuple(stats)), Drawing(drawing, f"The graph. {text}.")))
+
+
+def _regions(
+    tables: Sequence[Path],
+    examples: Sequence[StoredVolume],
+    *,
+    measured: Mapping[str, Any] | None,
+    recipe: RecipeSpec,
+) -> list[Section]:
+    """Return the section on regions, where the config has them."""
+    if not tables:
+        return []
+    return [regions_section(tables, examples, measured=measured, recipe=recipe)]
 
 
 def _inputs(examples: Sequence[StoredVolume], *, recipe: RecipeSpec) -> Section:
