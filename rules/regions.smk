@@ -21,7 +21,8 @@ if CONFIG.regions is not None:
         benchmark:
             "logs/benchmark/regions/{recipe}/{split}/{shard}.tsv"
         resources:
-            mem_mb=by_attempt(4000),
+            # CUDA and the network take 6 GB before the first volume.
+            mem_mb=by_attempt(10000 if CONFIG.regions.gpus else 4000),
             runtime=by_attempt(240),
             gpu=CONFIG.regions.gpus,
         params:
