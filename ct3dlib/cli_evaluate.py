@@ -94,7 +94,7 @@ def regions(
     found = list(dict.fromkeys(t for text in tables for t in find_tables(location(text))))
     volumes = stored_volumes(found)
     lookup = LabelMapProvider(
-        LabelMapSpec(folder=reference.resolve().name, strip=strip, numbering=numbering),
+        LabelMapSpec(folder=reference.resolve().name or ".", strip=strip, numbering=numbering),
         _raw(reference.resolve().parent, volumes, found),
     )
     find = _finder(found, volumes, config)

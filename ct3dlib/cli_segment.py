@@ -1,5 +1,6 @@
 """`ct3d segment`: the regions of one scan, or one object in it by a box."""
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -12,10 +13,11 @@ from ct3dlib.cli_single import MetadataTable, SeriesChoice, default_device, nift
 from ct3dlib.cohort.private import RawRoot
 from ct3dlib.config import Medsam2Spec, RecipeSpec, RegionsSpec
 from ct3dlib.config.explain import explain
+from ct3dlib.datasets.files import stem
 from ct3dlib.errors import ConfigError
 from ct3dlib.inference.segment import Box, segment_box
 from ct3dlib.inference.single import Scan, read_scan
-from ct3dlib.regions import build_segmenter, sidecar
+from ct3dlib.regions import Segmenter, build_segmenter, sidecar
 from ct3dlib.regions.label_map import REGIONS
 from ct3dlib.regions.pictures import WINDOWS
 from ct3dlib.regions.refine import build_refiner
@@ -34,7 +36,7 @@ def _window(text: str) -> tuple[float, float]:
         low, high = map(float, text.split(","))
     except ValueError:
         low, high = 0.0, 0.0
-    if not low < high:
+    if not -math.inf < low < high < math.inf:
         raise typer.BadParameter(f"{text!r} is none of {', '.join(WINDOWS)}, nor LOW,HIGH in HU")
     return low, high
 
@@ -60,6 +62,10 @@ Weights = Annotated[
 Sha256 = Annotated[
     str | None, typer.Option(envvar="MEDSAM2_SHA256", help="hash of that file, as sha256sum says")
 ]
+WindowName = Annotated[
+    str | None,
+    typer.Option(help=f"{', '.join(WINDOWS)}, or LOW,HIGH in HU: how an object is seen; soft"),
+]
 ConfigFile = Annotated[
     Path | None, typer.Option(help="YAML whose section `regions` says who finds regions")
 ]
@@ -71,9 +77,7 @@ def segment(  # noqa: PLR0913  (a parameter for each option)
     box: BoxCorners = None,
     key: KeySlice = None,
     slices: Reach = None,
-    window: Annotated[
-        str, typer.Option(help=f"{', '.join(WINDOWS)}, or LOW,HIGH in HU: how the object is seen")
-    ] = "soft",
+    window: WindowName = None,
     weights: Weights = None,
     sha256: Sha256 = None,
     config: ConfigFile = None,
@@ -85,18 +89,21 @@ def segment(  # noqa: PLR0913  (a parameter for each option)
     A box lies in one axial slice, its numbers counted from 0 as a NIfTI viewer shows them; MedSAM2
     draws the object there and follows it through the slices above and below.
     """
+    if output.resolve() == source.resolve():
+        raise typer.BadParameter(f"{output}: is the input itself; give another name")
     if (box is None) != (key is None):
         raise typer.BadParameter("--box and --slice belong together: a box lies in one slice")
     if box is None or key is None:
-        if slices is not None:
-            raise typer.BadParameter("--slices is for an object; give --box and --slice too")
-        made, classes = _regions(
-            read_scan(source, _NATIVE, metadata=metadata, series=series),
-            *(read_regions(config) if config else (Path(), RegionsSpec(recipe="native"))),
-        )
+        if slices is not None or window is not None:
+            raise typer.BadParameter(
+                "--slices and --window are for an object; give --box and --slice too"
+            )
+        raw, regions = read_regions(config) if config else (Path(), RegionsSpec(recipe="native"))
+        scan = read_scan(source, _NATIVE, metadata=metadata, series=series)
+        made, classes = _regions(scan, source, build_segmenter(regions, RawRoot(raw)), raw=raw)
     else:
         spec = _medsam2(weights, sha256)
-        seen = _window(window)
+        seen = _window(window or "soft")
         scan = read_scan(source, _NATIVE, metadata=metadata, series=series)
         made = segment_box(scan, Box(box, key, slices), build_refiner(spec), window=seen)
         classes = {1: "object"}
@@ -106,9 +113,17 @@ def segment(  # noqa: PLR0913  (a parameter for each option)
     typer.echo(str(output))
 
 
-def _regions(scan: Scan, raw: Path, spec: RegionsSpec) -> tuple[Volume, dict[int, str]]:
+def _regions(
+    scan: Scan, source: Path, segmenter: Segmenter, *, raw: Path
+) -> tuple[Volume, dict[int, str]]:
     """Return the regions of a scan on its own grid, and print what was found."""
-    found = build_segmenter(spec, RawRoot(raw))(scan.volume, record=scan.record)
+    place, root = source.resolve(), raw.resolve()
+    found = segmenter(
+        scan.volume,
+        name=stem(source.name),
+        sources=(place.relative_to(root).as_posix(),) if place.is_relative_to(root) else (),
+        record=scan.record,
+    )
     for row in sidecar(found, scan.volume.spacing):
         typer.echo(
             f"{row['name']:24} {row['status']:12} {row['ml']:8.1f} ml  {row['source'] or ''}"

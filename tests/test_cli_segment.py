@@ -121,20 +121,30 @@ def test_without_a_box_all_regions_are_written_with_their_names(tmp_path):
     assert "classical" in done.output
 
 
-def test_a_config_says_who_finds_regions(tmp_path):
+def test_a_scan_is_never_written_over(tmp_path):
+    path = scan_file(tmp_path)
+    before = path.read_bytes()
+    done = run(path, "-o", path)
+    assert done.exit_code == 2
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("place", ["a.nii.gz", "P01/ct.nii.gz"])
+def test_a_config_says_who_finds_regions(tmp_path, place):
     volume, truth = chest((6.0, 6.0, 6.0))
-    write_nifti(tmp_path / "scan.nii.gz", volume)
+    scan = tmp_path / "raw" / place
+    write_nifti(scan, volume)
     heart = np.where(truth == region_id("heart"), 51, 0).astype(np.uint8)
-    (tmp_path / "maps").mkdir()
-    write_nifti(tmp_path / "maps/scan.nii.gz", Volume(heart, volume.affine, "uint8"))
+    write_nifti(tmp_path / "maps" / place, Volume(heart, volume.affine, "uint8"))
     regions = {
         "recipe": "chest",
         "providers": ["labelmap"],
         "labelmap": {"folder": str(tmp_path / "maps"), "numbering": "totalsegmentator_v2"},
     }
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"regions": regions}))
+    document = {"raw_root": str(tmp_path / "raw"), "regions": regions}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(document))
     out = tmp_path / "regions.nii.gz"
-    run(tmp_path / "scan.nii.gz", "-o", out, "--config", tmp_path / "config.yaml")
+    run(scan, "-o", out, "--config", tmp_path / "config.yaml")
     found = read_nifti(out).volume.array
     assert ((found == region_id("heart")) == (heart > 0)).all()
 
@@ -181,10 +191,12 @@ def test_a_box_needs_weights_by_name_and_hash(tmp_path, weights, monkeypatch):
     ("arguments", "message"),
     [
         (("--box", 1, 1, 9, 9), "belong together"),
-        (("--slices", 1, 2), "--slices is for an object"),
+        (("--slices", 1, 2), "--slices and --window are for an object"),
+        (("--window", "lung"), "--slices and --window are for an object"),
+        (("--box", 1, 1, 9, 9, "--slice", 3, "--window=-inf,inf"), "nor LOW,HIGH in HU"),
         (("--box", 1, 1, 9, 9, "--slice", 3, "--window", "liver"), "nor LOW,HIGH in HU"),
     ],
-    ids=["no slice", "no box", "window"],
+    ids=["no slice", "no box", "no object", "endless", "window"],
 )
 def test_options_that_do_not_fit_are_refused(tmp_path, weights, arguments, message):
     done = run(scan_file(tmp_path), "-o", tmp_path / "m.nii", *arguments, *weights)

@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, StringConstraints, model_validator
 
 from ct3dlib.config.base import Fraction, Millimetres, Name, Spec
 
 Provider = Literal["labelmap", "totalsegmentator", "classical"]
 Numbering = Literal["totalsegmentator_v2", "regions"]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Sha256 = Annotated[str, StringConstraints(to_lower=True, pattern=r"^[0-9a-fA-F]{64}$")]
 
 
 class ClassicalRegionsSpec(Spec):

@@ -77,8 +77,8 @@ def _prompt(scan: Scan, box: Box, size: int) -> Prompt:
     if np.ptp(depth) > 1:
         raise VolumeError(
             "BAD_BOX",
-            "the file's axis k does not run from feet to head, so a box in i and j is no axial "
-            "one; reorient the scan first",
+            "the file's slices are not axial: its axis k does not run from feet to head, or the "
+            "gantry was tilted; write the scan upright first",
         )
     key = round(float(depth.mean()))
     ends = np.sort(np.rint(there[4:, 0]).astype(int))

@@ -15,8 +15,8 @@ from ct3dlib.regions.mediastinum import Thorax
 from ct3dlib.regions.morphology import Mask, dilate, occupied
 from ct3dlib.regions.working_grid import Scan
 
-PERICARDIUM = 4.0  # mm around the heart
-PLEURA = 3.5  # mm around the lungs
+PERICARDIUM = 4.0  # mm around the heart, at least a cell of the working grid
+PLEURA = 3.5  # mm around the lungs, likewise
 BESIDE = 65.0  # mm that the mediastinum reaches to either side of the spine's course
 BEFORE = 5.0  # mm that it starts in front of that course
 COURSE = 12.0  # mm over which the spine's course is smoothed
@@ -44,12 +44,17 @@ def derived_regions(labels: NDArray[np.uint8], scan: Scan) -> NDArray[np.uint8]:
     free = found == 0
     heart = found == region_id("heart")
     for name, mask in (
-        ("pericardium", dilate(heart, PERICARDIUM, scan.spacing) & thorax.between),
+        ("pericardium", _around(heart, PERICARDIUM, scan) & thorax.between),
         ("mediastinum_nodes", _mediastinum(thorax)),
-        ("pleura", dilate(lungs, PLEURA, scan.spacing) & body),
+        ("pleura", _around(lungs, PLEURA, scan) & body),
     ):
         drawn[mask & free & (drawn == 0)] = region_id(name)
     return drawn
+
+
+def _around(mask: Mask, thickness: float, scan: Scan) -> Mask:
+    """Return what lies within a thickness in mm, and every cell that has a face on the mask."""
+    return dilate(mask, max(thickness, 1.01 * max(scan.spacing)), scan.spacing)
 
 
 def _mediastinum(thorax: Thorax) -> Mask:

@@ -25,10 +25,12 @@ class LabelMap:
     Args:
         volume: Ids 0-20, uint8.
         known: Ids that its classes make up, whether or not they have a voxel.
+        empty: Whether it holds no class at all, of a region or not.
     """
 
     volume: Volume
     known: frozenset[int]
+    empty: bool = False
 
 
 def read_label_map(
@@ -53,6 +55,7 @@ def read_label_map(
     return LabelMap(
         Volume(_regions(path, volume.array, classes), volume.affine, "uint8"),
         _known(path, classes.values()),
+        empty=not volume.array.any(),
     )
 
 

@@ -17,6 +17,7 @@ from ct3dlib.regions.label_map import LUNGS, REGIONS
 from ct3dlib.regions.provider import Provided, Request
 from ct3dlib.scan.geometry import orientation, reorient
 from ct3dlib.scan.normalize import Record
+from ct3dlib.scan.reading import file_sha256
 from ct3dlib.scan.resample import resample_to
 from ct3dlib.scan.volume import Volume
 
@@ -56,12 +57,12 @@ class LabelMapProvider:
         return self.raw.folder / self.spec.folder
 
     def identity(self, name: str, sources: tuple[str, ...]) -> str:
-        """Return name, size and time of a volume's label map; empty where it has none."""
+        """Return the hash of a volume's label map; empty where it has none."""
         path = self.find(name, sources)
         if path is None:
             return ""
         files = sorted(path.iterdir()) if path.is_dir() else [path]
-        return " ".join(f"{f.name}:{f.stat().st_size}:{f.stat().st_mtime_ns}" for f in files)
+        return " ".join(f"{f.name}:{file_sha256(f)}" for f in files if f.is_file())
 
     def find(self, name: str, sources: tuple[str, ...]) -> Path | None:
         """Return the label map of a volume: a file, or a folder of one file per class."""
@@ -152,7 +153,7 @@ class LabelMapProvider:
         d, h, w = np.linalg.norm(affine[:3, :3], axis=0).tolist()
         found = read_label_map(path, numbering=self.spec.numbering, spacing=(d, h, w))
         check_field(path, found.volume, affine=affine, shape=shape)
-        check_sides(path, found.volume)
+        check_content(path, found)
         return found
 
 
@@ -186,20 +187,25 @@ def check_field(path: Path, found: Volume, *, affine: NDArray[np.float64], shape
         )
 
 
-def check_sides(path: Path, found: Volume) -> None:
-    """Refuse a label map whose left lung lies to the right of the right one.
+def check_content(path: Path, found: LabelMap) -> None:
+    """Refuse a label map without a label, or whose left lung lies to the right of the right one.
 
     Its field of view may be the scan's although its header mirrors it, as where one system's
     axes were written as another's.
 
     Args:
         path: What the message calls it.
-        found: Region ids and where they are.
+        found: What was read of it.
 
     Raises:
-        VolumeError: `LABEL_MAP_ELSEWHERE`.
+        VolumeError: `BAD_LABELS`, `LABEL_MAP_ELSEWHERE`.
     """
-    ids = reorient(found, orientation(found.affine)).array  # W: right to left
+    if found.empty:
+        raise VolumeError(
+            "BAD_LABELS",
+            f"{path}: all its voxels are 0, as of a program that failed; make it again",
+        )
+    ids = reorient(found.volume, orientation(found.volume.affine)).array  # W: right to left
     depth, height, width = (max(1, n // 64) for n in ids.shape)
     sample = ids[::depth, ::height, ::width]
     right, left = (np.nonzero(np.isin(sample, side))[2] for side in (_RIGHT, _LEFT))

@@ -19,7 +19,7 @@ from ct3dlib.scan.reading import file_sha256
 Weights = dict[str, Tensor]
 
 _SHOWN = 5
-_FETCH = "give MedSAM2_latest.pt of MedSAM2's authors with its sha256, or another region backend"
+_FETCH = "give MedSAM2_latest.pt of MedSAM2's authors with its sha256, or set regions.medsam2: null"
 
 _MLP = r"object_pointer_proj|mask_decoder\.(?:\w+_head|output_hypernetworks_mlps\.\d)"
 _BLOCK = r"(?:vision_encoder\.backbone\.blocks|mask_decoder\.transformer\.layers)\.\d+"
@@ -106,7 +106,7 @@ def read_weights(path: Path, sha256: str) -> Weights:
     if not isinstance(weights, Mapping):
         raise CheckpointError(f"{path}: holds no weights under 'model'; {_FETCH}")
     for name, value in weights.items():
-        if not isinstance(value, Tensor):
+        if not isinstance(name, str) or not isinstance(value, Tensor):
             raise CheckpointError(
                 f"{path}: {name} is a {type(value).__name__}, wanted a tensor; {_FETCH}"
             )

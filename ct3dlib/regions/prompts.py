@@ -5,6 +5,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -87,9 +88,13 @@ def to_pictures(low: float, high: float, n: int, size: int) -> tuple[float, floa
 
 
 def _shrink(plane: NDArray[np.bool_], size: int) -> torch.Tensor:
-    """Return a mask H W on the network's pictures, each pixel the nearest of the mask."""
+    """Return a mask H W on the network's pictures: the nearest pixels, or any if they miss it."""
     rows, columns = (((np.arange(size) + 0.5) * n / size).astype(np.intp) for n in plane.shape)
-    return torch.from_numpy(plane[np.ix_(rows, columns)])
+    nearest = torch.from_numpy(plane[np.ix_(rows, columns)])
+    if nearest.any():
+        return nearest
+    every = torch.from_numpy(plane).float()[None]
+    return F.adaptive_max_pool2d(every, (size, size))[0].bool()
 
 
 def slices_of(prompts: Sequence[Prompt]) -> list[int]:

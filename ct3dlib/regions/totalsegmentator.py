@@ -4,10 +4,12 @@ Both sides exchange NIfTI files in a temporary folder, so that none of its packa
 beside ours.
 """
 
+import ctypes
 import logging
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +21,7 @@ from ct3dlib.cohort.catalog import without_root
 from ct3dlib.config import TotalSegmentatorSpec
 from ct3dlib.errors import ConfigError, VolumeError
 from ct3dlib.regions.label_files import LabelMap, read_label_map
-from ct3dlib.regions.labelmap import check_field, check_sides
+from ct3dlib.regions.labelmap import check_content, check_field
 from ct3dlib.regions.provider import Provided, Request
 from ct3dlib.scan.nifti import write_nifti
 from ct3dlib.scan.resample import resample_to
@@ -27,6 +29,9 @@ from ct3dlib.scan.volume import Volume
 
 logger = logging.getLogger(__name__)
 
+# Linux alone; looked up here, as little may be done between fork and exec.
+_PRCTL = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+_PR_SET_PDEATHSIG = 1
 # What ties a child to our own environment.
 _OURS = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PYTHONSTARTUP")
 
@@ -105,7 +110,7 @@ class TotalSegmentatorProvider:
             )
         found = read_label_map(labels, numbering="totalsegmentator_v2")
         check_field(labels, found.volume, affine=volume.affine, shape=volume.shape)
-        check_sides(labels, found.volume)
+        check_content(labels, found)
         return found
 
     def _run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -120,6 +125,7 @@ class TotalSegmentatorProvider:
             text=True,
             errors="replace",
             start_new_session=True,  # a group to end: nnU-Net has processes of its own
+            preexec_fn=_die_with_parent if _PRCTL else None,
         ) as process:
             try:
                 output, _ = process.communicate()
@@ -127,6 +133,12 @@ class TotalSegmentatorProvider:
                 if process.returncode is None:
                     os.killpg(process.pid, signal.SIGKILL)
         return subprocess.CompletedProcess(command, process.wait(), output)
+
+
+def _die_with_parent() -> None:
+    """Have the kernel end this process when the one that started it dies without a word."""
+    if _PRCTL is not None:
+        _PRCTL(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _tail(output: str) -> str:

@@ -39,6 +39,8 @@ def regions_section(
     """
     rows = [row for path in tables for row in records(read_status(path))]
     stored = [row for row in rows if row["status"] == "stored"]
+    if not rows:
+        return Section("Regions", (Text("There are no volumes."),))
     if not stored:
         reasons = Counter(row["reason"] for row in rows)
         why = ", ".join(f"{reason} {n}" for reason, n in sorted(reasons.items()))

@@ -37,7 +37,7 @@ def test_the_default_needs_nothing_but_a_recipe():
         ({"totalsegmentator": {"command": "TotalSegmentator"}}, "should be a valid tuple"),
         ({"totalsegmentator": {"device": "cuda"}}, "Input should be 'gpu', 'cpu' or 'mps'"),
         ({"medsam2": {"weights": "a.pt"}}, r"medsam2.sha256\s+Field required"),
-        ({"medsam2": {**MEDSAM2, "sha256": "A" * 64}}, "String should match pattern"),
+        ({"medsam2": {**MEDSAM2, "sha256": "g" * 64}}, "String should match pattern"),
         ({"medsam2": {**MEDSAM2, "sha256": "a" * 63}}, "String should match pattern"),
         ({"medsam2": {**MEDSAM2, "accept": 1.5}}, "less than or equal to 1"),
         ({"medsam2": {**MEDSAM2, "patience": 0}}, "greater than 0"),
@@ -46,7 +46,7 @@ def test_the_default_needs_nothing_but_a_recipe():
     ],
     ids=[
         "nobody", "twice", "no-folder", "no-provider", "empty-folder", "folder-left-out", "strip",
-        "numbering", "no-command", "command-as-text", "ts-device", "no-hash", "capitals",
+        "numbering", "no-command", "command-as-text", "ts-device", "no-hash", "no-hex",
         "short-hash", "accept", "patience", "key-of-before", "spacing",
     ],
 )  # fmt: skip
@@ -75,3 +75,8 @@ def test_what_no_run_could_use_is_refused(section, message):
 )  # fmt: skip
 def test_a_job_asks_for_the_gpu_that_it_uses(section, gpus):
     assert spec(**section).gpus == gpus
+
+
+def test_a_hash_may_be_written_in_capitals():
+    found = spec(medsam2={**MEDSAM2, "sha256": "AB" * 32})
+    assert found.medsam2.sha256 == "ab" * 32

@@ -163,3 +163,11 @@ def test_one_rule_draws_around_everybodys_organs():
     assert {PERICARDIUM, MEDIASTINUM, PLEURA} <= set(np.unique(classical.mask).tolist())
     np.testing.assert_array_equal(other.mask, classical.mask)
     assert other.status["pleura"] == classical.status["pleura"] == "approximate"
+
+
+@pytest.mark.parametrize("spacing", [3.0, 4.1, 8.0])
+def test_shells_are_a_cell_thick_where_cells_are_thicker_than_they(spacing):
+    scan = Scan(np.full(SHAPE, 40, np.float32), (spacing, spacing, spacing))
+    drawn = derived_regions(organs(), scan)
+    assert drawn[10, 15, 54:58].tolist() == [0, 13, 0, 0]
+    assert drawn[10, 15, 33:36].tolist() == [0, 9, 12]

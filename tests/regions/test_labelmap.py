@@ -270,7 +270,9 @@ def test_identity_follows_the_file_and_not_its_folder(tmp_path):
     spec = LabelMapSpec(folder=str(tmp_path / "elsewhere"))  # a full path is taken as it is
     moved = LabelMapProvider(spec, RawRoot(tmp_path))
     assert moved.identity("vol", sources) == old != ""
-    os.utime(tmp_path / "elsewhere" / path.name, ns=(0, 1))
+    os.utime(tmp_path / "elsewhere" / path.name, ns=(0, 1))  # fetched again
+    assert moved.identity("vol", sources) == old
+    save_labels(tmp_path / "elsewhere" / path.name, scene().array[::-1])
     assert moved.identity("vol", sources) != old
 
 
@@ -278,11 +280,16 @@ def test_identity_of_a_folder_follows_each_of_its_files(tmp_path):
     for name in ("heart", "spine"):
         save_labels(tmp_path / f"masks/a/{name}.nii.gz", scene().array.clip(0, 1))
     seen = {provider(tmp_path).identity("vol", ("a.nii.gz",))}
-    os.utime(tmp_path / "masks/a/spine.nii.gz", ns=(0, 1))
+    save_labels(tmp_path / "masks/a/spine.nii.gz", scene().array[::-1].clip(0, 1))
     seen.add(provider(tmp_path).identity("vol", ("a.nii.gz",)))
     (tmp_path / "masks/a/heart.nii.gz").unlink()
     seen.add(provider(tmp_path).identity("vol", ("a.nii.gz",)))
     assert len(seen) == 3
+    (tmp_path / "masks/a/aorta.nii.gz").symlink_to(tmp_path / "nowhere")
+    assert provider(tmp_path).identity("vol", ("a.nii.gz",)) in seen
+    with pytest.raises(VolumeError, match="aorta") as found:
+        provider(tmp_path)(request_of(ct_of(scene())))
+    assert found.value.reason == "FILE_MISSING"
 
 
 PSEUDONYM = "v0123456789ab"
@@ -325,3 +332,10 @@ def test_a_header_that_mirrors_the_lungs_is_refused_where_the_field_of_view_is_t
     with pytest.raises(VolumeError, match="left lung lies to the patient's right") as found:
         provided(tmp_path, scan, Volume(ids, other_way, "uint8"))
     assert found.value.reason == "LABEL_MAP_ELSEWHERE"
+
+
+def test_a_label_map_without_a_label_says_nothing_about_the_patient(tmp_path):
+    there = scene()
+    with pytest.raises(VolumeError, match="all its voxels are 0, as of a program") as found:
+        provided(tmp_path, ct_of(there), Volume(np.zeros_like(there.array), UPRIGHT, "uint8"))
+    assert found.value.reason == "BAD_LABELS"

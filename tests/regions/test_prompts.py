@@ -75,3 +75,11 @@ def test_what_is_not_there_is_not_asked_for():
 def test_slices_of_prompts_are_the_union():
     mask = boxed(a=((0, 3), (5, 15), (5, 15)), b=((8, 11), (5, 15), (40, 50)))
     assert slices_of(ask(mask, reach=1)) == [0, 1, 2, 3, 7, 8, 9, 10, 11]
+
+
+def test_a_mask_thinner_than_the_networks_pixels_is_not_lost():
+    mask = boxed((4, 1024, 1024), a=((1, 2), (80, 81), (80, 100)))
+    (prompt,) = ask(mask, kind="mask", size=512)
+    rows, columns = np.nonzero(prompt.mask.numpy())
+    assert set(rows) == {40}
+    assert (columns.min(), columns.max()) == (40, 49)

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -227,3 +228,25 @@ def test_it_dies_with_us_and_so_does_what_it_started(tmp_path, monkeypatch, leav
     theirs = [int(pid) for pid in notes.read_text().split()]
     assert until(lambda: not any(map(alive, theirs)))
     assert list(tmp_path.glob("ct3d-*")) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's word to a child is Linux's")
+def test_it_does_not_outlive_us_when_we_are_killed(tmp_path):
+    notes = tmp_path / "pid"
+    program = tmp_path / "program.py"
+    program.write_text(
+        f"{VERSION}import os, time\n"
+        f"open({str(notes) + '.part'!r}, 'w').write(str(os.getpid()))\n"
+        f"os.rename({str(notes) + '.part'!r}, {str(notes)!r})\n"
+        "time.sleep(60)\n"
+    )
+    ours = (
+        "from ct3dlib.config import TotalSegmentatorSpec\n"
+        "from ct3dlib.regions.totalsegmentator import TotalSegmentatorProvider\n"
+        f"spec = TotalSegmentatorSpec(command=({sys.executable!r}, {str(program)!r}))\n"
+        "TotalSegmentatorProvider(spec)._run('-i')\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", ours]) as process:
+        assert until(notes.exists)
+        process.kill()
+    assert until(lambda: not alive(int(notes.read_text())))
