@@ -160,8 +160,9 @@ def test_a_config_says_who_finds_regions(tmp_path, place):
     ids=["slice", "corners", "outside", "reach"],
 )
 def test_a_box_outside_the_scan_is_refused(tmp_path, weights, small, arguments, message):
-    with pytest.raises(VolumeError, match=message):
+    with pytest.raises(VolumeError, match=message) as refused:
         run(scan_file(tmp_path), "-o", tmp_path / "mask.nii", *arguments, *weights)
+    assert refused.value.reason == "BAD_BOX"
 
 
 def test_a_box_that_is_not_axial_is_refused(tmp_path, weights, small):

@@ -91,7 +91,9 @@ def test_a_bad_input_is_a_row_with_its_code_and_a_way_out(run: pd.DataFrame, cas
 def test_every_documented_code_is_met_here_or_in_the_tests_of_its_reader(repository: Path) -> None:
     table = (repository / "docs" / "data.md").read_text().split("## Reason codes")[1]
     documented = set(re.findall(r"^\| `([A-Z0-9_]+)` \|", table, re.MULTILINE))
-    tests = [Path(__file__), *(repository / "tests/datasets").glob("test_*.py")]
+    tests = [Path(__file__), repository / "tests/test_cli_segment.py"]
+    for folder in ("datasets", "regions"):
+        tests += (repository / "tests" / folder).glob("test_*.py")
     others = "\n".join(path.read_text() for path in tests)
     met = {case.reason for case in CASES}
     assert {code for code in documented - met if f'"{code}"' not in others} == set()
