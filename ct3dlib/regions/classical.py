@@ -23,7 +23,7 @@ from ct3dlib.regions.mediastinum import (
     find_vessels,
 )
 from ct3dlib.regions.morphology import Mask, dilate, occupied
-from ct3dlib.regions.provider import Provided, Request
+from ct3dlib.regions.provider import Provided, Provider, Request
 from ct3dlib.regions.working_grid import Scan
 
 DOME = 50.0  # mm that the liver's dome stands above the diaphragm under the heart
@@ -47,7 +47,7 @@ class Canvas:
         self.labels[mask & ~self.taken] = region_id(name)
 
 
-class ClassicalProvider:
+class ClassicalProvider(Provider):
     """Finds regions of a CT by classical image processing."""
 
     name = "classical"

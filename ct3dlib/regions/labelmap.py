@@ -14,7 +14,7 @@ from ct3dlib.config import LabelMapSpec, Shape
 from ct3dlib.errors import StoreError, VolumeError
 from ct3dlib.regions.label_files import NIFTI, LabelMap, read_label_map
 from ct3dlib.regions.label_map import LUNGS, REGIONS
-from ct3dlib.regions.provider import Provided, Request
+from ct3dlib.regions.provider import Provided, Provider, Request
 from ct3dlib.scan.geometry import orientation, reorient
 from ct3dlib.scan.normalize import Record
 from ct3dlib.scan.reading import file_sha256
@@ -28,7 +28,7 @@ _SCANS = (*NIFTI, ".nrrd", ".nhdr", ".mha", ".mhd")  # endings that a label map'
 
 
 @dataclass(frozen=True)
-class LabelMapProvider:
+class LabelMapProvider(Provider):
     """Reads the label map of each volume.
 
     Args:

@@ -1,7 +1,7 @@
 """What a provider of regions is asked and what it answers."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,23 +46,23 @@ class Provided:
     sure: frozenset[int]
 
 
-@runtime_checkable
-class Provider(Protocol):
-    """Finds regions of one volume after the other."""
+class Provider(ABC):
+    """Finds regions of one volume after the other.
 
-    @property
-    def name(self) -> str:
-        """What rows and messages call it."""
-        ...
+    Args:
+        name: What rows and messages call it.
+    """
 
+    name: str
+
+    @abstractmethod
     def identity(self, name: str, sources: tuple[str, ...]) -> str:
         """Return a hash of what it knows of a volume beside its voxels; empty where nothing."""
-        ...
 
+    @abstractmethod
     def __call__(self, request: Request) -> Provided:
         """Return what it finds.
 
         Raises:
             VolumeError: It can say nothing about this volume.
         """
-        ...

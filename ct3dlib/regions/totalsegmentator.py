@@ -22,7 +22,7 @@ from ct3dlib.config import TotalSegmentatorSpec
 from ct3dlib.errors import ConfigError, VolumeError
 from ct3dlib.regions.label_files import LabelMap, read_label_map
 from ct3dlib.regions.labelmap import check_content, check_field
-from ct3dlib.regions.provider import Provided, Request
+from ct3dlib.regions.provider import Provided, Provider, Request
 from ct3dlib.scan.nifti import write_nifti
 from ct3dlib.scan.resample import resample_to
 from ct3dlib.scan.volume import Volume
@@ -37,7 +37,7 @@ _OURS = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PYTHONSTARTUP")
 
 
 @dataclass(frozen=True)
-class TotalSegmentatorProvider:
+class TotalSegmentatorProvider(Provider):
     """Calls TotalSegmentator for each volume (Wasserthal et al., doi:10.1148/ryai.230024).
 
     Args:

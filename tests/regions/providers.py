@@ -6,11 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ct3dlib.errors import Ct3dError
-from ct3dlib.regions.provider import Provided, Request
+from ct3dlib.regions.provider import Provided, Provider, Request
 
 
 @dataclass
-class Told:
+class Told(Provider):
     """Answers the same for every volume, or raises, and keeps what it was asked."""
 
     labels: NDArray[np.uint8] | None = None
