@@ -21,7 +21,7 @@ if CONFIG.regions is not None:
         benchmark:
             "logs/benchmark/regions/{recipe}/{split}/{shard}.tsv"
         resources:
-            # CUDA and the network take 6 GB before the first volume.
+            # Room for CUDA and the network; an estimate, a retry gets more.
             mem_mb=by_attempt(10000 if CONFIG.regions.gpus else 4000),
             runtime=by_attempt(240),
             gpu=CONFIG.regions.gpus,
