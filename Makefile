@@ -47,7 +47,7 @@ wheel: $(VENV)/.dev  ## build the wheel into dist/
 	$(BIN)/python -m build --wheel
 
 clean:  ## remove what runs have made; raw scans stay
-	rm -rf data/catalog data/volumes data/regions models runs tokens latents reconstructions samples metrics results logs .snakemake
+	rm -rf data/catalog data/volumes data/regions data/lesions models runs tokens latents reconstructions samples predictions embeddings metrics results logs .snakemake
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -13,12 +13,16 @@ include: "rules/catalog.smk"
 include: "rules/volumes.smk"
 include: "rules/statistics.smk"
 include: "rules/regions.smk"
+include: "rules/lesions.smk"
 include: "rules/features.smk"
 include: "rules/tokenizer.smk"
 include: "rules/tokens.smk"
 include: "rules/latents.smk"
 include: "rules/transformer.smk"
 include: "rules/classifier.smk"
+include: "rules/mae.smk"
+include: "rules/mae_segment.smk"
+include: "rules/mae_use.smk"
 include: "rules/report.smk"
 
 
@@ -36,6 +40,7 @@ rule all:
             )
         ],
         REGION_TABLES,
+        MAE_OUTCOMES,
     localrule: True
 
 
@@ -66,6 +71,13 @@ rule train:
     input:
         [f"models/{name}/spec.json" for name in (*CONFIG.tokenizers, "transformer")],
         "models/classifier/spec.json" if CONFIG.classifier is not None else [],
+        [f"models/{name}/spec.json" for name in CONFIG.encoders()],
+    localrule: True
+
+
+rule representations:
+    input:
+        MAE_OUTCOMES,
     localrule: True
 
 
@@ -82,4 +94,5 @@ rule test:
         "metrics/reconstruction.json",
         "metrics/transformer.json",
         "metrics/generation.json",
+        "metrics/mae.json" if MAE_METRICS else [],
     localrule: True

@@ -129,7 +129,7 @@ def write_phantom(path: Path, shape: tuple[int, int, int]) -> None:
     coarse = tuple(max(n // 4, 16) for n in shape)
     step = tuple(length / n for length, n in zip(FIELD_OF_VIEW, coarse, strict=True))
     patient = make_patient(np.random.default_rng(0), ["Lung nodule"])
-    clean, _ = render(patient, Grid(coarse, step, corner))
+    clean, _, _ = render(patient, Grid(coarse, step, corner))
     hu = resize(Volume(clean, np.eye(4)), shape).array
     grid = Grid(shape, (d, h, w), corner)
     noisy = [

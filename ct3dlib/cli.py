@@ -10,6 +10,7 @@ from ct3dlib import __version__
 from ct3dlib.cli_evaluate import evaluating
 from ct3dlib.cli_generate import generate
 from ct3dlib.cli_interchange import export, importing
+from ct3dlib.cli_predict import attention, embed, predict
 from ct3dlib.cli_segment import segment
 from ct3dlib.cli_single import default_device, encode, nifti_name, reconstruct
 from ct3dlib.cohort.location import location
@@ -121,6 +122,9 @@ app.command()(reconstruct)
 app.command()(encode)
 app.command()(generate)
 app.command()(segment)
+app.command()(predict)
+app.command()(embed)
+app.command()(attention)
 app.command()(export)
 app.add_typer(evaluating, name="evaluate")
 app.add_typer(importing, name="import")

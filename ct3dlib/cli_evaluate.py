@@ -32,9 +32,9 @@ from ct3dlib.inference.evaluate_regions import (
     summarise,
 )
 from ct3dlib.regions import build_segmenter
+from ct3dlib.regions.drawn import record_of
 from ct3dlib.regions.label_files import LabelMap
 from ct3dlib.regions.labelmap import LabelMapProvider
-from ct3dlib.regions.shard import record_of
 
 evaluating = typer.Typer(no_args_is_help=True, help="Hold what was made against references.")
 

@@ -1,5 +1,6 @@
 """`ct3d export` and `ct3d import`: tokens and models of other programs."""
 
+import logging
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,6 +18,9 @@ from ct3dlib.inference.interchange import encoded_volumes, export_tokens, import
 from ct3dlib.inference.loaded import load_tokenizer
 
 TokenFormat = Annotated[Literal["btb3d"], typer.Option("--format", help="whose files these are")]
+
+# Recipes of config.yaml that published weights of a format were trained on.
+_RECIPES: dict[Format, str] = {"tangerine": "mae256"}
 
 importing = typer.Typer(no_args_is_help=True, help="Take in tokens and models of other programs.")
 
@@ -65,14 +69,22 @@ def tokens_(
 def checkpoint(
     path: Annotated[Path, typer.Argument(help="file that torch.save wrote")],
     output: Annotated[Path, typer.Option("--output", "-o", help="models/NAME")],
-    recipe: Annotated[
-        str, typer.Option(help="of the volumes it was trained on: a name in the config, or a .json")
-    ],
     file_format: Annotated[Format, typer.Option("--format", help="the program that wrote it")],
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            help="of the volumes it was trained on: a name in the config, or a .json; "
+            "tangerine: mae256 if absent"
+        ),
+    ] = None,
     config: Annotated[Path, typer.Option(help="where recipes have names")] = Path("config.yaml"),
 ) -> None:
     """Turn a checkpoint into a model of the pipeline; every weight must fit."""
-    import_checkpoint(path, file_format, read_recipe(recipe, config), folder=output)
+    name = recipe or _RECIPES.get(file_format)
+    if name is None:
+        raise typer.BadParameter(f"a {file_format} file does not say its recipe; give --recipe")
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    import_checkpoint(path, file_format, read_recipe(name, config), folder=output)
     typer.echo(str(output))
 
 

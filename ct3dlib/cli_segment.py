@@ -9,6 +9,7 @@ import typer
 from pydantic import ValidationError
 
 from ct3dlib.cli_evaluate import read_regions
+from ct3dlib.cli_segment_model import boxes_name, by_model
 from ct3dlib.cli_single import MetadataTable, SeriesChoice, default_device, nifti_name
 from ct3dlib.cohort.private import RawRoot
 from ct3dlib.config import Medsam2Spec, RecipeSpec, RegionsSpec
@@ -66,6 +67,12 @@ WindowName = Annotated[
     str | None,
     typer.Option(help=f"{', '.join(WINDOWS)}, or LOW,HIGH in HU: how an object is seen; soft"),
 ]
+Model = Annotated[
+    Path | None, typer.Option("--model", "--checkpoint", help="models/mae_segment tells classes")
+]
+Boxes = Annotated[
+    Path | None, typer.Option(callback=boxes_name, help="CSV of the lesions that --model tells")
+]
 ConfigFile = Annotated[
     Path | None, typer.Option(help="YAML whose section `regions` says who finds regions")
 ]
@@ -81,6 +88,8 @@ def segment(  # noqa: PLR0913  (a parameter for each option)
     weights: Weights = None,
     sha256: Sha256 = None,
     config: ConfigFile = None,
+    model: Model = None,
+    boxes: Boxes = None,
     metadata: MetadataTable = None,
     series: SeriesChoice = None,
 ) -> None:
@@ -88,12 +97,22 @@ def segment(  # noqa: PLR0913  (a parameter for each option)
 
     A box lies in one axial slice, its numbers counted from 0 as a NIfTI viewer shows them; MedSAM2
     draws the object there and follows it through the slices above and below.
+
+    With --model a trained segmenter tells its classes instead, and --boxes lists the lesions among
+    them: voxels of the file, mm, and how sure it is.
     """
     if output.resolve() == source.resolve():
         raise typer.BadParameter(f"{output}: is the input itself; give another name")
     if (box is None) != (key is None):
         raise typer.BadParameter("--box and --slice belong together: a box lies in one slice")
-    if box is None or key is None:
+    if (model is not None and (box or slices or window or config)) or (boxes and not model):
+        raise typer.BadParameter(
+            "--model finds by itself, without --box, --slices, --window and --config; --boxes is "
+            "of the lesions that it tells"
+        )
+    if model is not None:
+        made, classes = by_model(source, model, boxes=boxes, metadata=metadata, series=series)
+    elif box is None or key is None:
         if slices is not None or window is not None:
             raise typer.BadParameter(
                 "--slices and --window are for an object; give --box and --slice too"
@@ -102,8 +121,7 @@ def segment(  # noqa: PLR0913  (a parameter for each option)
         scan = read_scan(source, _NATIVE, metadata=metadata, series=series)
         made, classes = _regions(scan, source, build_segmenter(regions, RawRoot(raw)), raw=raw)
     else:
-        spec = _medsam2(weights, sha256)
-        seen = _window(window or "soft")
+        spec, seen = _medsam2(weights, sha256), _window(window or "soft")
         scan = read_scan(source, _NATIVE, metadata=metadata, series=series)
         made = segment_box(scan, Box(box, key, slices), build_refiner(spec), window=seen)
         classes = {1: "object"}

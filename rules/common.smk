@@ -76,6 +76,34 @@ def cores(training):
     return (training.threads + training.num_workers) * training.devices
 
 
+def check_start(key, start, *, makes):
+    """Raise unless the model that a training starts from is there, or another one of this run.
+
+    Snakemake does not ask for the input of a model that has been made already.
+    """
+    if start is None:
+        return
+    made = {
+        Path("models", name).resolve(): name
+        for name in (*CONFIG.tokenizers, *CONFIG.encoders())
+    }
+    folder = Path(start).resolve()
+    if made.get(folder) == makes:
+        raise WorkflowError(
+            f"{key}.init_from: {start} is what this training makes; name another model"
+        )
+    if folder not in made and not Path(folder, "spec.json").is_file():
+        raise WorkflowError(
+            f"{key}.init_from: no model in {folder}; correct the path, or train or import the "
+            f"model first"
+        )
+
+
+def start_files(start):
+    """Return the files of the model that a training starts from, if there is one."""
+    return [f"{start}/model.safetensors", f"{start}/spec.json"] if start else []
+
+
 def by_attempt(amount):
     """Return a resource that grows with every retry."""
 

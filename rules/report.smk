@@ -16,10 +16,12 @@ rule report:
             "results/tokenizers/{tokenizer}/picture.png", tokenizer=CONFIG.tokenizers
         ),
         samples="samples/samples.csv",
+        mae=MAE_PICTURES,
         metrics=[
             "metrics/reconstruction.json",
             "metrics/transformer.json",
             "metrics/generation.json",
+            *(["metrics/mae.json"] if MAE_METRICS else []),
             *(
                 ["metrics/regions.json"]
                 if CONFIG.phantom is not None and REGION_TABLES
@@ -41,9 +43,10 @@ rule report:
         code=fingerprint("workflow_scripts.make_report"),
         runs=[f"runs/{name}" for name, spec in CONFIG.tokenizers.items() if spec.steps]
         + (["runs/classifier"] if CONFIG.classifier is not None else [])
-        + ["runs/transformer"],
+        + ["runs/transformer"]
+        + [f"runs/{name}" for name in CONFIG.encoders()],
     shell:
         "{PYTHON} -m workflow_scripts.make_report --spec {params.spec:q} --catalog {input.catalog}"
         " --volumes {input.volumes} --statistics {input.statistics} --regions {input.regions} --tokens {input.tokens}"
         " --tokenizer models/{TOKENIZER} --examples {input.examples} --samples {input.samples} --metrics {input.metrics}"
-        " --runs {params.runs} --report {output.report} > {log} 2>&1"
+        " --runs {params.runs} --mae {input.mae} --report {output.report} > {log} 2>&1"

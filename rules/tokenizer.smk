@@ -19,31 +19,15 @@ def tokenizer_recipe(wildcards):
 
 def tokenizer_start(wildcards):
     """Return the model that a tokenizer's training starts from, if there is one."""
-    start = CONFIG.tokenizers[wildcards.tokenizer].init_from
-    return [f"{start}/model.safetensors", f"{start}/spec.json"] if start else []
-
-
-def check_start(name):
-    """Raise unless the model that a tokenizer starts from is there, or another one of this run.
-
-    Snakemake does not ask for the input of a model that has been made already.
-    """
-    start = CONFIG.tokenizers[name].init_from
-    made = {Path("models", other).resolve(): other for other in CONFIG.tokenizers}
-    key, folder = f"tokenizers.{name}.init_from", Path(start).resolve()
-    if made.get(folder) == name:
-        raise WorkflowError(
-            f"{key}: {start} is what this training makes; name another model"
-        )
-    if folder not in made and not Path(folder, "spec.json").is_file():
-        raise WorkflowError(
-            f"{key}: no model in {folder}; correct the path, or train or import the model first"
-        )
+    return start_files(CONFIG.tokenizers[wildcards.tokenizer].init_from)
 
 
 for TOKENIZER_NAME in CONFIG.tokenizers:
-    if CONFIG.tokenizers[TOKENIZER_NAME].init_from is not None:
-        check_start(TOKENIZER_NAME)
+    check_start(
+        f"tokenizers.{TOKENIZER_NAME}",
+        CONFIG.tokenizers[TOKENIZER_NAME].init_from,
+        makes=TOKENIZER_NAME,
+    )
 
 
 def tokenizer_features(wildcards):

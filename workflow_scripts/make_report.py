@@ -22,6 +22,7 @@ def main(args: Namespace) -> None:
         samples=args.samples,
         metrics=args.metrics,
         runs=args.runs,
+        mae=args.mae,
     )
     tokenizer = load_tokenizer(args.tokenizer, torch.device("cpu"))
     page = build_report(inputs, tokenizer, args.spec, name=args.tokenizer.name)
@@ -35,6 +36,6 @@ if __name__ == "__main__":
         main,
         Arguments(description=__doc__)
         .spec(ReportSpec)
-        .lists("volumes", "statistics", "regions", "tokens", "examples", "metrics", "runs")
+        .lists("volumes", "statistics", "regions", "tokens", "examples", "metrics", "runs", "mae")
         .paths("catalog", "tokenizer", "samples", "report"),
     )

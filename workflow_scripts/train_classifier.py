@@ -1,7 +1,6 @@
 """Train the classifier that judges samples on real volumes and export its best weights."""
 
 from argparse import Namespace
-from dataclasses import asdict
 
 import torch
 
@@ -10,12 +9,10 @@ from ct3dlib.cohort.store import stored_volumes
 from ct3dlib.config import ClassifierSpec, RecipeSpec, VolumeClassifierNetworkSpec
 from ct3dlib.errors import StoreError
 from ct3dlib.inference.contract import check_volumes
-from ct3dlib.models.exported import save_model
 from ct3dlib.objectives.classify import ClassifyObjective
-from ct3dlib.training.distributed import rank
 from ct3dlib.training.labelled_items import LabelledItems
-from ct3dlib.training.loop import train
 from workflow_scripts.step import Arguments, run
+from workflow_scripts.training import fit
 
 
 def main(args: Namespace) -> None:
@@ -41,22 +38,14 @@ def main(args: Namespace) -> None:
     objective = ClassifyObjective(
         spec, network, positive_weights=items.positive_weights, value_range=recipe.range
     )
-    summary = train(
+    fit(
         objective,
         items,
-        spec,
-        run_dir=args.run,
-        validation=validation if len(validation) else None,
-        code=args.code,
+        validation,
+        args=args,
+        network=network,
+        contract={"recipe": recipe.model_dump(mode="json"), "labels": list(items.names)},
     )
-    if rank() == 0:
-        save_model(
-            args.model,
-            objective.model,
-            spec=network,
-            contract={"recipe": recipe.model_dump(mode="json"), "labels": list(items.names)},
-            training=asdict(summary),
-        )
 
 
 if __name__ == "__main__":

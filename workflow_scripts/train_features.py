@@ -1,7 +1,6 @@
 """Train the slice features on the regions of one recipe's volumes and export the best weights."""
 
 from argparse import Namespace
-from dataclasses import asdict
 
 import torch
 
@@ -10,12 +9,10 @@ from ct3dlib.config import RecipeSpec
 from ct3dlib.config.features import FeaturesSpec
 from ct3dlib.errors import StoreError
 from ct3dlib.inference.contract import check_volumes
-from ct3dlib.models.exported import save_model
 from ct3dlib.objectives.slice_features import SliceFeaturesObjective
-from ct3dlib.training.distributed import rank
-from ct3dlib.training.loop import train
 from ct3dlib.training.slice_items import SliceItems, pair_regions
 from workflow_scripts.step import Arguments, run
+from workflow_scripts.training import fit
 
 
 def main(args: Namespace) -> None:
@@ -39,22 +36,14 @@ def main(args: Namespace) -> None:
     torch.set_num_threads(spec.threads)
     torch.manual_seed(spec.seed)
     objective = SliceFeaturesObjective(spec, value_range=recipe.range)
-    summary = train(
+    fit(
         objective,
         items,
-        spec,
-        run_dir=args.run,
-        validation=validation if len(validation) else None,
-        code=args.code,
+        validation,
+        args=args,
+        network=spec.model,
+        contract={"recipe": recipe.model_dump(mode="json")},
     )
-    if rank() == 0:
-        save_model(
-            args.model,
-            objective.model,
-            spec=spec.model,
-            contract={"recipe": recipe.model_dump(mode="json")},
-            training=asdict(summary),
-        )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Train the token transformer on the encoded train split and export its best weights."""
 
 from argparse import Namespace
-from dataclasses import asdict
 
 import torch
 
@@ -9,12 +8,10 @@ from ct3dlib.config import MaskGITNetworkSpec, TransformerSpec
 from ct3dlib.errors import StoreError
 from ct3dlib.inference.contract import check_tokens
 from ct3dlib.inference.loaded import Tokenizer, load_tokenizer
-from ct3dlib.models.exported import save_model
 from ct3dlib.objectives.maskgit import MaskGITObjective
-from ct3dlib.training.distributed import rank
-from ct3dlib.training.loop import train
 from ct3dlib.training.token_items import TokenItems, split_items
 from workflow_scripts.step import Arguments, run
+from workflow_scripts.training import fit
 
 
 def main(args: Namespace) -> None:
@@ -30,30 +27,15 @@ def main(args: Namespace) -> None:
     torch.set_num_threads(spec.threads)
     torch.manual_seed(spec.seed)
     objective = MaskGITObjective(spec, network)
-    summary = train(
-        objective,
-        items,
-        spec,
-        run_dir=args.run,
-        validation=validation if len(validation) else None,
-        code=args.code,
-    )
-    if rank() == 0:
-        described = items.first.attributes["ct3d"]
-        contract = {
-            "grid": list(grid),
-            "volume_shape": described["volume_shape"],
-            "affine": described["affine"],
-            "labels": list(items.names),
-            "tokenizer_sha256": tokenizer.sha256,
-        }
-        save_model(
-            args.model,
-            objective.model,
-            spec=network,
-            contract=contract,
-            training=asdict(summary),
-        )
+    described = items.first.attributes["ct3d"]
+    contract = {
+        "grid": list(grid),
+        "volume_shape": described["volume_shape"],
+        "affine": described["affine"],
+        "labels": list(items.names),
+        "tokenizer_sha256": tokenizer.sha256,
+    }
+    fit(objective, items, validation, args=args, network=network, contract=contract)
 
 
 def _network(spec: TransformerSpec, items: TokenItems, tokenizer: Tokenizer) -> MaskGITNetworkSpec:

@@ -31,7 +31,7 @@ from ct3dlib.errors import StoreError
 logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
-Kind = Literal["volumes", "regions", "tokens", "latents"]
+Kind = Literal["volumes", "regions", "lesions", "tokens", "latents"]
 STATUS_COLUMNS = ("volume", "status", "reason", "message", "node", "sha256")
 
 

@@ -94,7 +94,8 @@ def verify_table(table: Location, in_use: Collection[str] = ()) -> Iterator[Find
     Groups that the table does not name are found in a folder only: a web server lists nothing.
 
     Args:
-        table: A shard's status table of volumes, regions, tokens, latents or reconstructions.
+        table: A shard's status table of volumes, regions, lesions, tokens, latents or
+            reconstructions.
         in_use: Hashes of the models in use; what another one made is stale. Empty: not looked at.
     """
     if isinstance(table, Path) and _is_of_files(table):

@@ -4,12 +4,6 @@
 each step gets the JSON of its own section and nothing else.
 """
 
-import os
-from collections.abc import Mapping
-from typing import Any
-
-from pydantic import Field, PositiveInt, ValidationError, field_validator, model_validator
-
 from ct3dlib.config.autoencoder import (
     AutoencoderSpec,
     CausalTokenizerSpec,
@@ -32,9 +26,26 @@ from ct3dlib.config.data import (
     PhantomSpec,
     RecipeSpec,
 )
-from ct3dlib.config.explain import explain
 from ct3dlib.config.features import FeaturesSpec, SliceFeaturesSpec
 from ct3dlib.config.generation import GenerationSpec, Plane
+from ct3dlib.config.mae import (
+    EmbeddingsSpec,
+    FromEncoderSpec,
+    HeadSpec,
+    LabelTableSpec,
+    MaeFinetuneSpec,
+    MaeSegmentSpec,
+    MaeSpec,
+    MaskedAutoencoderNetworkSpec,
+    MaskedAutoencoderSpec,
+    PredictorNetworkSpec,
+    SegmenterNetworkSpec,
+    SmallBudgetSpec,
+    Task,
+    VisionTransformerSpec,
+    VolumeEncoderNetworkSpec,
+    VolumeEncoderSpec,
+)
 from ct3dlib.config.quantizer import FSQSpec, LFQSpec, QuantizerSpec
 from ct3dlib.config.regions import (
     ClassicalRegionsSpec,
@@ -44,6 +55,7 @@ from ct3dlib.config.regions import (
     RegionsSpec,
     TotalSegmentatorSpec,
 )
+from ct3dlib.config.root import Config, ReportSpec, load_config, load_regions, schema
 from ct3dlib.config.tokenizer import (
     DiscriminatorSpec,
     LatentsSpec,
@@ -53,7 +65,6 @@ from ct3dlib.config.tokenizer import (
     TokenizerLossSpec,
     TokenizerSpec,
     TokensSpec,
-    check_fits,
 )
 from ct3dlib.config.training import AugmentSpec, EarlyStopSpec, TrainSpec
 from ct3dlib.config.transformer import (
@@ -67,8 +78,6 @@ from ct3dlib.config.transformer import (
     TextSpec,
     TransformerSpec,
 )
-from ct3dlib.config.variables import expand
-from ct3dlib.errors import ConfigError
 
 __all__ = [
     "SPLITS",
@@ -85,39 +94,52 @@ __all__ = [
     "DiscriminatorSpec",
     "Domain",
     "EarlyStopSpec",
+    "EmbeddingsSpec",
     "FSQSpec",
     "Fault",
     "FeaturesSpec",
     "Fraction",
+    "FromEncoderSpec",
     "GenerationSpec",
+    "HeadSpec",
     "KLAutoencoderSpec",
     "LFQSpec",
     "LabelMapSpec",
+    "LabelTableSpec",
     "LatentAttentionSpec",
     "LatentsSpec",
+    "MaeFinetuneSpec",
+    "MaeSegmentSpec",
+    "MaeSpec",
     "MaisiTokenizerSpec",
     "MaskGITNetworkSpec",
     "MaskGITSpec",
     "MaskSchedule",
+    "MaskedAutoencoderNetworkSpec",
+    "MaskedAutoencoderSpec",
     "Medsam2Spec",
     "Name",
     "Numbering",
     "PerceptualSpec",
     "PhantomSpec",
     "Plane",
+    "PredictorNetworkSpec",
     "QuantizerSpec",
     "RecipeSpec",
     "RegionsSpec",
     "ReportSpec",
     "SampleOrder",
     "SamplesSpec",
+    "SegmenterNetworkSpec",
     "Shape",
     "SlabSpec",
     "SliceFeaturesSpec",
     "SlidingWindowSpec",
+    "SmallBudgetSpec",
     "Spec",
     "Split",
     "StageSpec",
+    "Task",
     "TextSpec",
     "TokenizerLossSpec",
     "TokenizerSpec",
@@ -126,183 +148,12 @@ __all__ = [
     "TrainSpec",
     "TransformerSpec",
     "Triple",
+    "VisionTransformerSpec",
     "VolumeClassifierNetworkSpec",
     "VolumeClassifierSpec",
+    "VolumeEncoderNetworkSpec",
+    "VolumeEncoderSpec",
     "load_config",
     "load_regions",
     "schema",
 ]
-
-
-class ReportSpec(Spec):
-    """The HTML report."""
-
-    title: str = "ct3d report"
-    num_examples: PositiveInt = Field(default=4, description="Volumes shown of each kind.")
-
-
-class Config(Spec):
-    """config.yaml with a preset laid over it."""
-
-    raw_root: str = Field(
-        description="Folder of the raw scans; relative to the working directory, or from ~."
-    )
-    phantom: PhantomSpec | None = Field(
-        default=None, description="Generate this cohort into raw_root."
-    )
-    catalog: CatalogSpec
-    recipes: dict[Name, RecipeSpec]
-    regions: RegionsSpec | None = Field(
-        default=None, description="Region masks; null: there are none, as of MR and pictures."
-    )
-    features: FeaturesSpec | None = Field(
-        default=None, description="Slice features for perceptual terms; null: there are none."
-    )
-    tokenizers: dict[Name, TokenizerSpec]
-    tokens: TokensSpec
-    latents: LatentsSpec | None = Field(
-        default=None, description="What latents/{split}.done holds; null: there is no such target."
-    )
-    transformer: TransformerSpec
-    samples: SamplesSpec = SamplesSpec()
-    generation: GenerationSpec = GenerationSpec()
-    classifier: ClassifierSpec | None = Field(
-        default=None, description="Judge of the samples' labels; null: nobody judges them."
-    )
-    report: ReportSpec = ReportSpec()
-
-    @field_validator("tokenizers", mode="before")
-    @classmethod
-    def _drop_null(cls, value: Any) -> Any:
-        """Leave out what a preset set to null: it does not want that tokenizer of config.yaml."""
-        if isinstance(value, Mapping):
-            return {name: section for name, section in value.items() if section is not None}
-        return value
-
-    @field_validator("raw_root")
-    @classmethod
-    def _expand_home(cls, value: str) -> str:
-        if not value:
-            raise ValueError(
-                "is empty; set it (or CT3D_RAW, where it comes from there) to a folder"
-            )
-        return os.path.expanduser(value)  # noqa: PTH111  (a Path would turn "a//b" into "a/b")
-
-    @model_validator(mode="after")
-    def _check_crops(self) -> "Config":
-        for name, tokenizer in self.tokenizers.items():
-            recipe = self.recipes.get(tokenizer.recipe)
-            if recipe is None or recipe.seen_shape is None:
-                continue
-            shape = recipe.seen_shape
-            for stage in tokenizer.in_stages():
-                if stage.crop is None:
-                    check_fits(f"tokenizers.{name} takes whole volumes: shape", shape, stage.model)
-                elif any(c > s for c, s in zip(stage.crop, shape, strict=True)):
-                    raise ValueError(
-                        f"tokenizers.{name}.crop {stage.crop} is larger than the shape {shape} of "
-                        f"its recipe {tokenizer.recipe!r}"
-                    )
-        return self
-
-    @model_validator(mode="after")
-    def _check_features(self) -> "Config":
-        for name, tokenizer in self.tokenizers.items():
-            if tokenizer.wants_features and self.features is None:
-                raise ValueError(
-                    f"tokenizers.{name}.loss.perceptual: there is no section `features` to train "
-                    f"the network of slices; add it, or give perceptual.weights"
-                )
-        return self
-
-    @model_validator(mode="after")
-    def _check_names(self) -> "Config":
-        readers = {f"tokenizers.{name}.recipe": t.recipe for name, t in self.tokenizers.items()}
-        if self.regions is not None:
-            readers["regions.recipe"] = self.regions.recipe
-        if self.features is not None:
-            readers["features.recipe"] = self.features.recipe
-            if self.regions is None:
-                raise ValueError("features learn from regions and there is no section `regions`")
-        for key, recipe in readers.items():
-            if recipe not in self.recipes:
-                raise ValueError(f"{key}: no recipe {recipe!r}; there are {sorted(self.recipes)}")
-        maps = self.regions and self.regions.labelmap
-        if maps is not None and self.catalog.dataset == "folder" and maps.is_below(self.raw_root):
-            raise ValueError(
-                f"regions.labelmap.folder: {maps.folder} lies below raw_root, where every file is "
-                f"taken for a scan; move it out and give its absolute path"
-            )
-        for taken in ("transformer", "features", "classifier"):
-            if taken in self.tokenizers:
-                raise ValueError(f"tokenizers: the name {taken!r} is taken; choose another")
-        return self
-
-    @model_validator(mode="after")
-    def _check_tokens(self) -> "Config":
-        if self.latents is not None and self.latents.tokenizer not in self.tokenizers:
-            raise ValueError(
-                f"latents.tokenizer: no tokenizer {self.latents.tokenizer!r}; there are "
-                f"{sorted(self.tokenizers)}"
-            )
-        if self.tokens.tokenizer not in self.tokenizers:
-            raise ValueError(
-                f"tokens.tokenizer: no tokenizer {self.tokens.tokenizer!r}; there are "
-                f"{sorted(self.tokenizers)}"
-            )
-        model = self.tokenizers[self.tokens.tokenizer].model
-        if model.name == "vae":
-            raise ValueError(
-                f"tokens.tokenizer: {self.tokens.tokenizer!r} has no codebook, so it makes no "
-                f"tokens; name one with a quantizer"
-            )
-        self.transformer.model.radices(model.quantizer)
-        return self
-
-
-def load_config(mapping: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Config:
-    """Return the checked config.
-
-    Args:
-        mapping: What YAML gave; ${NAME} and ${NAME:default} come from the environment.
-        environ: The environment; that of the process when absent.
-
-    Raises:
-        ConfigError: An unknown key, a value out of range, names that do not fit each other, or an
-            environment variable that is missing and has no default, or cannot be read; the message
-            names the key.
-    """
-    try:
-        return Config.model_validate(expand(mapping, os.environ if environ is None else environ))
-    except ValidationError as error:
-        raise ConfigError(explain(error, Config.model_json_schema())) from error
-
-
-def load_regions(
-    mapping: Mapping[str, Any], environ: Mapping[str, str] | None = None
-) -> tuple[str, RegionsSpec]:
-    """Return `raw_root` and the section `regions` of a config, or of a preset alone.
-
-    What else the mapping holds is not looked at; its recipe and raw_root may be missing.
-
-    Args:
-        mapping: What YAML gave, with variables as `load_config` takes them.
-        environ: The environment; that of the process when absent.
-
-    Raises:
-        ConfigError: There is no such section, or as `load_config`.
-    """
-    if not isinstance(mapping.get("regions"), Mapping):
-        raise ConfigError("there is no section regions; give a config or a preset that has one")
-    parts = {key: mapping[key] for key in ("raw_root", "regions") if key in mapping}
-    found = expand(parts, os.environ if environ is None else environ)
-    try:
-        section = RegionsSpec.model_validate({"recipe": "any", **found["regions"]})
-    except ValidationError as error:
-        raise ConfigError(explain(error, RegionsSpec.model_json_schema())) from error
-    return os.path.expanduser(found.get("raw_root", ".")), section  # noqa: PTH111  (as raw_root)
-
-
-def schema() -> dict[str, Any]:
-    """Return the JSON schema of config.yaml."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Config.model_json_schema()}

@@ -157,6 +157,7 @@ def _row(scan: _Scan, root: Path, *, volume: str, tables: Tables, problem: Probl
         answer=answer,
         qa_source="vqa" if pair else "template" if question else None,
         regions_truth=tables.regions.get(scan.key),
+        lesion_mask=tables.lesions.get(scan.key),
         problem=problem and problem[0],
         problem_message=problem and problem[1],
     )

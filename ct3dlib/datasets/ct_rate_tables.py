@@ -49,6 +49,7 @@ class Tables:
         pairs: A question and its answer.
         excluded: Volume, scan or patient -> why it is left out; "" takes a volume or scan in again.
         regions: File of the true regions, relative to the raw root.
+        lesions: File of the drawn lesions, relative to the raw root.
     """
 
     metadata: Mapping[str, Metadata]
@@ -57,6 +58,7 @@ class Tables:
     pairs: Mapping[str, tuple[str, str]]
     excluded: Mapping[str, str]
     regions: Mapping[str, str]
+    lesions: Mapping[str, str]
 
 
 def read_tables(base: Path, root: Path, *, part: Part) -> Tables:
@@ -81,15 +83,21 @@ def read_tables(base: Path, root: Path, *, part: Part) -> Tables:
     reports = _find(base / "radiology_text_reports", "reports.csv", part)
     labels = _find(base / "multi_abnormality_labels", "predicted_labels.csv", part)
     pairs = _find(base / "vqa", "vqa.json", part)
-    truth = [path for path in walk(base / "regions" / part) if is_nifti(path)]
     return Tables(
         metadata=read_metadata(metadata, (*RESCALE, *GEOMETRY)) if metadata else {},
         reports=_read_reports(reports) if reports else {},
         labels=_read_labels(labels) if labels else {},
         pairs=_read_pairs(pairs) if pairs else {},
         excluded=_read_excluded(base, root, part),
-        regions={volume_key(path.name): relative(path, root) for path in truth},
+        regions=_list_masks(base / "regions" / part, root),
+        lesions=_list_masks(base / "lesions" / part, root),
     )
+
+
+def _list_masks(folder: Path, root: Path) -> dict[str, str]:
+    """Return the NIfTI files below a folder by the key of their volume."""
+    masks = [path for path in walk(folder) if is_nifti(path)]
+    return {volume_key(path.name): relative(path, root) for path in masks}
 
 
 def _find(folder: Path, ending: str, part: Part) -> Path | None:

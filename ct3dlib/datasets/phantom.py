@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context, parent_process
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ct3dlib.cohort.labels import LABELS
-from ct3dlib.config import Fault, PhantomSpec
+from ct3dlib.config import PhantomSpec
 from ct3dlib.datasets.phantom_files import (
     Series,
     damage,
@@ -33,6 +33,7 @@ from ct3dlib.datasets.phantom_files import (
     write_truth,
 )
 from ct3dlib.datasets.phantom_findings import draw_patient
+from ct3dlib.datasets.phantom_plan import PARTS, Job, Part, plan
 from ct3dlib.datasets.phantom_render import render
 from ct3dlib.datasets.phantom_scanner import (
     METADATA_COLUMNS,
@@ -53,39 +54,14 @@ from ct3dlib.progress import progress
 
 logger = logging.getLogger(__name__)
 
-Part = Literal["train", "valid"]
-PARTS: tuple[Part, Part] = ("train", "valid")
 REPORT_COLUMNS = (
     *("VolumeName", "ClinicalInformation_EN", "Technique_EN", "Findings_EN", "Impressions_EN"),
 )
 _METADATA_NAMES = {"train": "train_metadata", "valid": "validation_metadata"}
 _REPORT_NAMES = {"train": "train_reports", "valid": "validation_reports"}
 _RECORDS = ".phantom"
+_TRUTHS = ("regions", "lesions")  # folders of what is known of every series
 Row = dict[str, Any]  # one series: its rows of every table, and its files
-
-
-@dataclass(frozen=True)
-class Job:
-    """One patient to make.
-
-    Args:
-        part: Train or valid.
-        number: Of the patient in its part, from 1.
-        first: Number of its first series in its part, from 1.
-        reconstructions: Of its scan.
-        fault: Damage to its only series.
-    """
-
-    part: Part
-    number: int
-    first: int
-    reconstructions: int
-    fault: Fault | None = None
-
-    @property
-    def patient(self) -> str:
-        """Id, as `train_1`."""
-        return f"{self.part}_{self.number}"
 
 
 def write_cohort(root: Path, spec: PhantomSpec, *, workers: int = 1) -> None:
@@ -125,21 +101,6 @@ def write_cohort(root: Path, spec: PhantomSpec, *, workers: int = 1) -> None:
     logger.info("%s: %s patients, %s series", base, sum(counts.values()), sum(series.values()))
 
 
-def plan(spec: PhantomSpec) -> list[Job]:
-    """Return the patients of a cohort: train, valid, then the damaged ones of valid."""
-    jobs = []
-    for index, part in enumerate(PARTS):
-        first = 1
-        count = spec.train_patients if part == "train" else spec.valid_patients
-        for number in range(1, count + 1):
-            rng = np.random.default_rng([spec.seed, index, number, 0])
-            made = int(rng.integers(spec.reconstructions[0], spec.reconstructions[1] + 1))
-            jobs.append(Job(part, number, first, made))
-            first += made
-    start = spec.valid_patients + 1
-    return jobs + [Job("valid", start + i, 0, 1, fault) for i, fault in enumerate(spec.faults)]
-
-
 def _drop_others(base: Path, patients: set[str]) -> None:
     """Remove patients that an earlier cohort at this place had and this one has not."""
     for record in (base / _RECORDS).glob("*.json"):
@@ -152,8 +113,9 @@ def _drop(base: Path, patient: str) -> None:
     (base / _RECORDS / f"{patient}.json").unlink(missing_ok=True)
     for tree in (part, f"{part}_fixed"):
         remove(base / tree / patient)
-    for truth in (base / "regions" / part).glob(f"{patient}_*"):
-        truth.unlink()
+    for kind in _TRUTHS:
+        for truth in (base / kind / part).glob(f"{patient}_*"):
+            truth.unlink()
 
 
 def _make_all(
@@ -225,8 +187,8 @@ def make_patient(job: Job, base: Path, *, spec: PhantomSpec) -> list[Row]:
         made = draw_reconstruction(rng, scan, spec=spec, number=index)
         due = bool(spec.dicom_every) and (job.first + index) % spec.dicom_every == 0
         metadata = metadata_row(place.volume, patient, scan=scan, reconstruction=made)
-        hu, regions = render(patient, made.grid)
-        image = _Image(pad(acquire(hu, made), scan), regions, in_scanner(made.grid, scan), made)
+        hu, *truths = render(patient, made.grid)
+        image = _Image(pad(acquire(hu, made), scan), truths, in_scanner(made.grid, scan), made)
         files = _write_series(place, image, metadata=metadata, dicom=due and not job.fault)
         texts = (report.clinical, report.technique, report.findings, report.impressions)
         labels = dict(zip(LABELS, patient.labels, strict=True))
@@ -266,16 +228,16 @@ class _Place:
 
 @dataclass(frozen=True, eq=False)
 class _Image:
-    """A series as the scanner gave it, and the truth; the grid is in the scanner's frame."""
+    """A series as the scanner gave it, and its truths; the grid is in the scanner's frame."""
 
     hu: NDArray[np.int16]
-    regions: NDArray[np.uint8]
+    truths: Sequence[NDArray[np.uint8]]
     grid: Grid
     made: Reconstruction
 
 
 def _write_series(place: _Place, image: _Image, *, metadata: Cells, dicom: bool) -> list[str]:
-    """Write one series and the truth of its regions; return their paths below `dataset`."""
+    """Write one series and its truths, unless it is damaged; return paths below `dataset`."""
     path = place.folder / (place.name if dicom else place.volume)
     if dicom:
         series = Series(place.name, place.job.patient, image.grid, metadata)
@@ -288,9 +250,10 @@ def _write_series(place: _Place, image: _Image, *, metadata: Cells, dicom: bool)
     written = [path]
     if place.job.fault:
         damage(path, place.job.fault)
-    else:
-        written.append(place.base / "regions" / place.job.part / place.volume)
-        write_truth(written[1], image.regions, grid=image.grid)
+        return [path.relative_to(place.base).as_posix()]
+    for kind, truth in zip(_TRUTHS, image.truths, strict=True):
+        written.append(place.base / kind / place.job.part / place.volume)
+        write_truth(written[-1], truth, grid=image.grid)
     return [file.relative_to(place.base).as_posix() for file in written]
 
 

@@ -1,4 +1,4 @@
-"""What the synthetic cohort is painted on: HU and region ids of a grid, with soft edges."""
+"""What the synthetic cohort is painted on: HU, region ids and lesions of a grid."""
 
 from dataclasses import dataclass
 
@@ -17,6 +17,7 @@ class Window:
         at: Positions of its voxels, mm.
         hu: View of the canvas's HU, D H W.
         regions: View of the canvas's region ids, D H W.
+        lesions: View of the canvas's lesion ids, D H W.
         pixel: In-plane spacing, mm: the width of a soft edge.
         slab: Distance of slices, mm.
         box: Where it lies in the canvas.
@@ -25,6 +26,7 @@ class Window:
     at: Coordinates
     hu: Array
     regions: NDArray[np.uint8]
+    lesions: NDArray[np.uint8]
     pixel: float
     slab: float
     box: Box
@@ -55,7 +57,7 @@ class Window:
 
 
 class Canvas:
-    """HU and region ids of one grid, on which a patient is painted back to front.
+    """HU, region and lesion ids of one grid, on which a patient is painted back to front.
 
     Args:
         grid: Where the voxels lie.
@@ -67,11 +69,13 @@ class Canvas:
         self.pose = pose
         self.hu: Array = np.full(grid.shape, -1000, dtype=np.float32)
         self.regions: NDArray[np.uint8] = np.zeros(grid.shape, dtype=np.uint8)
+        self.lesions: NDArray[np.uint8] = np.zeros(grid.shape, dtype=np.uint8)
         self._template = pose.to_template(grid.axes)
 
     def _window(self, box: Box, at: Coordinates) -> Window:
         slab, pixel, _ = self.grid.spacing
-        return Window(at, self.hu[box], self.regions[box], pixel, slab, box)
+        views = self.hu[box], self.regions[box], self.lesions[box]
+        return Window(at, *views, pixel, slab, box)
 
     def world(self, low: Position, high: Position) -> Window | None:
         """Return the window between two world corners with world positions, None outside."""

@@ -73,7 +73,7 @@ def _save(array: NDArray[Any], affine: NDArray[np.float64], *, path: Path) -> No
 
 
 def write_truth(path: Path, array: NDArray[Any], *, grid: Grid) -> None:
-    """Write HU or region ids with geometry in the header, as CT-RATE version 2."""
+    """Write HU, region or lesion ids with geometry in the header, as CT-RATE version 2."""
     replace_whole(path, lambda partial: _save(array, grid.affine, path=partial))
 
 

@@ -1,5 +1,7 @@
 """Paint findings of the lungs: density of the parenchyma, bronchi, nodules, effusion."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from ct3dlib.datasets.phantom_anatomy import LOBES, cage_back
@@ -151,8 +153,13 @@ def bronchi(patient: Patient) -> tuple[dict[int, float], dict[int, float]]:
 
 
 def paint_nodules(chest: Chest, patient: Patient) -> None:
-    """Paint nodules: solid, spiculated or calcified."""
-    for finding in patient.of("Lung nodule"):
+    """Paint nodules: solid, spiculated or calcified.
+
+    Their bodies, spicules left out, are lesions 1 to n: what a nodule covers at least half. Of two
+    that overlap the later one is seen, so that it has the voxel.
+    """
+    nodules = patient.of("Lung nodule")
+    for number, finding in enumerate(nodules, start=1):
         radius = finding.size / 2
         low = [edge - radius - 4 for edge in finding.centre]
         high = [edge + radius + 4 for edge in finding.centre]
@@ -163,10 +170,22 @@ def paint_nodules(chest: Chest, patient: Patient) -> None:
         shape = (radius * rng.uniform(0.9, 1.0), radius, radius * rng.uniform(0.85, 1.0))
         distance = ellipsoid(window.at, finding.centre, radii=shape)
         window.paint(distance, 38, edge=min(window.pixel, 2.0))
+        window.lesions[distance <= 0] = number
         if finding.kind == "calcified":
             window.paint(distance + 0.3 * radius, 420)
         if finding.kind == "spiculated":
             _paint_spicules(chest, finding, rng=rng)
+    _mark_unseen(chest, nodules)
+
+
+def _mark_unseen(chest: Chest, nodules: Sequence[Finding]) -> None:
+    """Give a nodule that is smaller than a voxel, or behind others, the voxel of its centre."""
+    lesions = chest.canvas.lesions
+    for number, finding in enumerate(nodules, start=1):
+        x, y, z = chest.canvas.pose.to_world(np.array([finding.centre], float))[0].tolist()
+        voxel = chest.canvas.grid.nearest((x, y, z))
+        if voxel is not None and not (lesions == number).any():
+            lesions[voxel] = number
 
 
 def _paint_spicules(chest: Chest, finding: Finding, *, rng: np.random.Generator) -> None:

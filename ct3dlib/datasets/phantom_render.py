@@ -1,4 +1,4 @@
-"""Render a synthetic patient on a grid: HU before the scanner, and the truth of regions."""
+"""Render a synthetic patient on a grid: HU before the scanner, truth of regions and lesions."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +36,7 @@ from ct3dlib.datasets.phantom_vessels import (
 )
 
 
-def render(patient: Patient, grid: Grid) -> tuple[Array, NDArray[np.uint8]]:
+def render(patient: Patient, grid: Grid) -> tuple[Array, NDArray[np.uint8], NDArray[np.uint8]]:
     """Render a patient.
 
     Args:
@@ -44,7 +44,8 @@ def render(patient: Patient, grid: Grid) -> tuple[Array, NDArray[np.uint8]]:
         grid: Where; the carina lies near world (0, 0, 0).
 
     Returns:
-        Noiseless HU and region ids 0-20, both D H W.
+        Noiseless HU, region ids 0-20, and lesion ids: i + 1 where lung nodule i of the patient is,
+        0 elsewhere; all D H W.
 
     Raises:
         ValueError: The grid does not meet the chest.
@@ -71,4 +72,4 @@ def render(patient: Patient, grid: Grid) -> tuple[Array, NDArray[np.uint8]]:
     paint_arterial_calcification(chest, patient)
     paint_coronary_calcification(chest, patient)
     paint_devices(chest, patient)
-    return canvas.hu, canvas.regions
+    return canvas.hu, canvas.regions, canvas.lesions

@@ -60,6 +60,13 @@ class Grid:
         )
         return Coordinates(x[None, None, :], y[None, :, None], z[:, None, None])
 
+    def nearest(self, position: Position) -> tuple[int, int, int] | None:
+        """Return the voxel (d, h, w) that holds a position; None outside the grid."""
+        offset = np.subtract(position, self.origin)[::-1] / self.spacing
+        d, h, w = np.rint(offset).astype(np.int64).tolist()
+        inside = all(0 <= n < count for n, count in zip((d, h, w), self.shape, strict=True))
+        return (d, h, w) if inside else None
+
     def box(self, low: Position, high: Position) -> Box | None:
         """Return the voxels whose centres lie between two corners; None where there are none."""
         box = []

@@ -1,13 +1,12 @@
 """The user's own table of splits and patients."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from ct3dlib.cohort.catalog import Row
 from ct3dlib.config import SPLITS, Split
-from ct3dlib.datasets.tables import join_names, read_rows
+from ct3dlib.datasets.tables import join_names, place_of, read_rows
 from ct3dlib.errors import DatasetError
 
 
@@ -20,10 +19,7 @@ class SplitTable:
 
     def find(self, row: Row) -> str | None:
         """Return the key of the entry of a row: by path, by id or by the last name of the path."""
-        place = row.sources[0]
-        # A series of many files is its folder; in a data set of pictures each is its own.
-        if row.kind in ("dicom", "pictures") and row.dataset != "pictures":
-            place = os.path.commonpath([source.rpartition("/")[0] for source in row.sources])
+        place = place_of(row.sources, kind=row.kind, dataset=row.dataset)
         names = join_names(place, row.volume)
         return next((name for name in names if name in self.entries), None)
 

@@ -4,6 +4,7 @@ import csv
 import json
 import logging
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -59,6 +60,14 @@ def join_names(place: str, volume: str) -> tuple[str, str, str]:
         volume: Its id.
     """
     return volume_key(place), volume_key(volume), volume_key(place.rpartition("/")[2])
+
+
+def place_of(sources: Sequence[str], *, kind: str, dataset: str) -> str:
+    """Return the file or folder of a catalog's series, relative to the raw root."""
+    # A series of many files is its folder; in a data set of pictures each is its own.
+    if kind in ("dicom", "pictures") and dataset != "pictures":
+        return os.path.commonpath([source.rpartition("/")[0] for source in sources])
+    return sources[0]
 
 
 def read_columns(path: Path) -> tuple[str, ...]:

@@ -23,6 +23,25 @@ _KEYS = (
     "range",
 )
 
+# Of these, what voxels' values mean; a training may go on from another grid, not from others.
+_INTENSITIES = ("domain", "percentiles", "window", "range")
+
+
+def check_intensities(contract: RecipeSpec, recipe: RecipeSpec, *, model: str, data: str) -> None:
+    """Refuse a recipe whose voxels mean something else than those a model was trained on.
+
+    Args:
+        contract: The recipe that the model's file carries.
+        recipe: Of the data.
+        model: What the message calls the model.
+        data: What it calls the data.
+
+    Raises:
+        CheckpointError: A key differs; the message names it and both values.
+    """
+    keys = recipe.model_dump(mode="json", include=set(_INTENSITIES))
+    check_recipe(contract, keys, model=model, data=data)
+
 
 def check_recipe(contract: RecipeSpec, recipe: Mapping[str, Any], *, model: str, data: str) -> None:
     """Refuse data of another recipe than a model was trained on.

@@ -17,12 +17,11 @@ from ct3dlib.errors import StoreError, VolumeError
 from ct3dlib.metrics.overlap import Overlap, overlaps, union_overlap
 from ct3dlib.progress import progress
 from ct3dlib.regions import Segmenter, sidecar
+from ct3dlib.regions.drawn import on_scan, scan_record
 from ct3dlib.regions.label_files import LabelMap, read_label_map
 from ct3dlib.regions.label_map import LUNGS, REGIONS
-from ct3dlib.regions.shard import record_of, segment_stored
-from ct3dlib.scan.geometry import canonical
+from ct3dlib.regions.shard import segment_stored
 from ct3dlib.scan.resample import resample_to
-from ct3dlib.scan.volume import Volume
 
 logger = logging.getLogger(__name__)
 
@@ -252,20 +251,12 @@ def backends(tables: Sequence[Location]) -> str:
 
 
 def _on_grid(path: Path, volume: StoredVolume) -> LabelMap:
-    """Return a true mask on the grid of a stored volume.
-
-    The mask lies on the scan's voxels; where they are in the patient is what the record says, as
-    the scan's own header may have been blank.
-    """
-    record = record_of(volume)
-    if record is None:
-        raise StoreError(f"{volume.array.place}: has no record of its scan; run its rule again")
+    """Return a true mask on the grid of a stored volume."""
+    record = scan_record(volume)
     truth = read_label_map(path, numbering="regions")
-    ids = canonical(truth.volume)
-    scan = np.broadcast_to(np.uint8(0), record.source_shape)
-    grid = canonical(Volume(scan, np.array(record.source_affine)))
-    if ids.shape != grid.shape:
-        raise StoreError(f"{path}: shape {ids.shape} is not that of its scan, {grid.shape}")
-    on_scan = Volume(ids.array, grid.affine, "uint8")
-    found = resample_to(on_scan, affine=volume.affine, shape=volume.shape, fill=0, nearest=True)
+    try:
+        placed = on_scan(path, truth.volume, record)
+    except VolumeError as error:
+        raise StoreError(str(error)) from error
+    found = resample_to(placed, affine=volume.affine, shape=volume.shape, fill=0, nearest=True)
     return LabelMap(found, truth.known)

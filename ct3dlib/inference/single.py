@@ -103,6 +103,8 @@ def _read(
         raise ConfigError(
             f"{path}: one file, and series {series!r} is given; leave it out, or give the folder"
         )
+    if not path.exists():
+        raise VolumeError("FILE_MISSING", f"{path}: no such file or folder; correct the path")
     if is_nifti(path) or is_itk(path):
         stated = None if metadata is None else _stated(path, metadata)
         spacing = stated.spacing if stated else None
@@ -110,8 +112,6 @@ def _read(
         return read(path, spacing=spacing), stated
     if path.is_dir():
         return read_dicom(_chosen(path, series).files), None
-    if not path.exists():
-        raise VolumeError("FILE_MISSING", f"{path}: no such file or folder; correct the path")
     if not may_be_dicom(path):
         raise VolumeError(
             "FILE_UNREADABLE",

@@ -9,7 +9,6 @@ from itertools import combinations
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from monai.losses.ssim_loss import SSIMLoss
 from torch import Tensor
 
 _SSIM_WINDOW = 11
@@ -34,6 +33,9 @@ def ssim_loss(
         volumes: In the recipe's range.
         data_range: Largest value minus smallest of the recipe's range.
     """
+    # MONAI takes seconds to import, and most losses have no such term.
+    from monai.losses.ssim_loss import SSIMLoss
+
     window = [min(_SSIM_WINDOW, length) for length in volumes.shape[2:]]
     with torch.autocast(volumes.device.type, enabled=False):  # variances would cancel in bfloat16
         return SSIMLoss(3, data_range, win_size=window)(reconstructed.float(), volumes.float())

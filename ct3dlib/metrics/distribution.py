@@ -8,7 +8,6 @@ from itertools import combinations
 
 import torch
 from jaxtyping import Float
-from monai.metrics.regression import compute_ms_ssim
 from torch import Tensor
 
 _MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
@@ -142,6 +141,9 @@ def ms_ssim_diversity(volumes: Float[Tensor, "N D H W"], *, data_range: float) -
         raise ValueError(
             f"diversity compares pairs: it needs at least 2 volumes, not {len(volumes)}"
         )
+    # MONAI takes seconds to import, and a report reads this module too.
+    from monai.metrics.regression import compute_ms_ssim
+
     flat = volumes.shape[1] == 1
     images = volumes[:, 0] if flat else volumes
     weights = _scale_weights(min(images.shape[1:]))

@@ -7,17 +7,34 @@ from ct3dlib.config import (
     CausalTokenizerSpec,
     KLAutoencoderSpec,
     MaisiTokenizerSpec,
+    MaskedAutoencoderNetworkSpec,
     MaskGITNetworkSpec,
+    PredictorNetworkSpec,
+    SegmenterNetworkSpec,
     SliceFeaturesSpec,
     VolumeClassifierNetworkSpec,
+    VolumeEncoderNetworkSpec,
 )
 from ct3dlib.models.autoencoder import VolumeAutoencoder
 from ct3dlib.models.classifier import VolumeClassifier
+from ct3dlib.models.mae import MaskedAutoencoder
 from ct3dlib.models.maskgit import MaskGIT
+from ct3dlib.models.predictor import Predictor
+from ct3dlib.models.segmenter import Segmenter
 from ct3dlib.models.slice_features import SliceFeatures
 from ct3dlib.models.tokenizer import CausalTokenizer
+from ct3dlib.models.volume_encoder import VolumeEncoder
 
-ModelSpec = AutoencoderSpec | MaskGITNetworkSpec | SliceFeaturesSpec | VolumeClassifierNetworkSpec
+ModelSpec = (
+    AutoencoderSpec
+    | MaskGITNetworkSpec
+    | SliceFeaturesSpec
+    | VolumeClassifierNetworkSpec
+    | VolumeEncoderNetworkSpec
+    | MaskedAutoencoderNetworkSpec
+    | PredictorNetworkSpec
+    | SegmenterNetworkSpec
+)
 
 
 def build_model(spec: ModelSpec) -> nn.Module:
@@ -29,6 +46,14 @@ def build_model(spec: ModelSpec) -> nn.Module:
             return SliceFeatures(spec)
         case VolumeClassifierNetworkSpec():
             return VolumeClassifier(spec)
+        case VolumeEncoderNetworkSpec():
+            return VolumeEncoder(spec)
+        case MaskedAutoencoderNetworkSpec():
+            return MaskedAutoencoder(spec)
+        case PredictorNetworkSpec():
+            return Predictor(spec)
+        case SegmenterNetworkSpec():
+            return Segmenter(spec)
         case _:
             return build_autoencoder(spec)
 

@@ -1,6 +1,7 @@
 """Weights of other programs: found in their files, renamed key by key, none passed over."""
 
 import pickle
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,8 +17,12 @@ Weights = dict[str, Tensor]
 _SHOWN = 5
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path, classes: Sequence[type] = ()) -> dict[str, Any]:
     """Return what a torch file holds, on the CPU; no code of the file is run.
+
+    Args:
+        path: Of the file.
+        classes: Whose objects it may hold beside tensors and plain values.
 
     Raises:
         CheckpointError: The file is missing, damaged, no mapping, or holds Python objects.
@@ -25,11 +30,14 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; give a checkpoint that torch.save wrote")
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([*classes]):
+            found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        asked = re.search(r"GLOBAL ([\w.]+)", str(error))
+        named = f" (it asks for {asked[1]})" if asked else ""
         raise CheckpointError(
             f"{path}: not a torch file, or one with Python objects, which are not loaded as they "
-            f"could run code; save its state_dict alone"
+            f"could run code{named}; save its state_dict alone"
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path}: damaged, or not a torch file; fetch it again") from error
@@ -41,9 +49,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 def part_of(
     checkpoint: Mapping[str, Any], part: str, *, path: Path
 ) -> tuple[Weights, dict[str, int]]:
-    """Return the weights of one sub-module of a checkpoint.
+    """Return the weights of one sub-module of a checkpoint, which lie as in `weights_of`.
 
-    They may lie under "state_dict", "model" or both, and their names may begin with "module.".
     A checkpoint of the whole model names its sub-modules, one of the sub-module alone does not.
 
     Args:
@@ -54,6 +61,23 @@ def part_of(
     Returns:
         The weights by their names in the sub-module, and how many each other part has, which is
         left out.
+
+    Raises:
+        CheckpointError: An entry is no tensor.
+    """
+    whole = weights_of(checkpoint, path=path)
+    prefix = f"{part}."
+    weights = {n.removeprefix(prefix): v for n, v in whole.items() if n.startswith(prefix)}
+    if not weights:
+        return whole, {}
+    others = Counter(n.split(".")[0] for n in whole if not n.startswith(prefix))
+    return weights, dict(others)
+
+
+def weights_of(checkpoint: Mapping[str, Any], *, path: Path) -> Weights:
+    """Return all weights of a checkpoint.
+
+    They may lie under "state_dict", "model" or both, and their names may begin with "module.".
 
     Raises:
         CheckpointError: An entry is no tensor.
@@ -70,12 +94,7 @@ def part_of(
             )
     if all(name.startswith("module.") for name in nested):
         nested = {name.removeprefix("module."): value for name, value in nested.items()}
-    prefix = f"{part}."
-    weights = {n.removeprefix(prefix): v for n, v in nested.items() if n.startswith(prefix)}
-    if not weights:
-        return dict(nested), {}
-    others = Counter(n.split(".")[0] for n in nested if not n.startswith(prefix))
-    return weights, dict(others)
+    return dict(nested)
 
 
 def fill_(

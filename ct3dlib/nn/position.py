@@ -12,6 +12,8 @@ from ct3dlib.config import Shape
 # Wavelengths run from 2 pi to almost 200 pi tokens: longer ones than the sides of any grid here
 # would be constants, so the usual base for text, 10000, would waste half of the channels.
 _BASE = 100.0
+# The longest wavelength of absolute positions, over 2 pi, as published weights have it.
+_LONGEST = 10000.0
 
 
 def grid_positions(grid: Shape, device: torch.device) -> Float[Tensor, "N 3"]:
@@ -71,3 +73,48 @@ def _angles(
 ) -> Float[Tensor, "*batch N 3 count"]:
     exponents: Int[Tensor, " count"] = torch.arange(count, device=positions.device)
     return positions[..., None] * _BASE ** (-exponents / count)
+
+
+def sincos_table(grid: Shape, num_channels: int) -> Float[Tensor, "_ C"]:
+    """Return absolute positions of a class token (zeros) and of the patches of any grid.
+
+    The channels are cut into three parts, for d, h and w, the later ones one wider where a third
+    is no whole number. A part of n channels holds n // 2 sines, as many cosines, both of
+    wavelengths from 2 pi to 10,000 times that, and, where n is odd, one sine of the longest. So
+    the masked autoencoder's published weights have it (He et al., arXiv:2111.06377, appendix A.1,
+    in 3D).
+
+    Raises:
+        ValueError: Fewer than 6 channels.
+    """
+    if num_channels < 6:
+        raise ValueError(f"3D sines and cosines need at least 6 channels, not {num_channels}")
+    positions = grid_positions(grid, torch.device("cpu")).double()
+    sizes = [(num_channels + axis) // 3 for axis in range(3)]
+    parts = [_waves(positions[:, axis], size) for axis, size in enumerate(sizes)]
+    table = torch.cat(parts, dim=1)
+    return torch.nn.functional.pad(table, (0, 0, 1, 0)).to(torch.get_default_device()).float()
+
+
+def _waves(positions: Float[Tensor, " N"], num_channels: int) -> Float[Tensor, "N C"]:
+    """Return sines and cosines of one axis."""
+    half = num_channels // 2
+    exponents = torch.arange(half, dtype=positions.dtype, device=positions.device) / half
+    angles = positions[:, None] / _LONGEST**exponents
+    waves = [angles.sin(), angles.cos()]
+    if num_channels % 2:
+        waves.append((positions[:, None] / _LONGEST).sin())
+    return torch.cat(waves, dim=1)
+
+
+def resize_table(table: Float[Tensor, "_ C"], grid: Shape, *, to: Shape) -> Float[Tensor, "_ C"]:
+    """Return the positions of a class token and a grid, stretched onto another grid.
+
+    The new grid spans the same volume: trilinear, outer patch edges coincide. Patches of another
+    size in mm then lie where they did.
+    """
+    if grid == to:
+        return table
+    patches = table[1:].T.unflatten(1, grid)[None]  # 1 C d h w
+    moved = torch.nn.functional.interpolate(patches, to, mode="trilinear", align_corners=False)
+    return torch.cat((table[:1], moved[0].flatten(1).T))

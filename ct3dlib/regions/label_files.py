@@ -1,4 +1,4 @@
-"""Label maps on disk: NIfTI files of TotalSegmentator's kind, read as region ids."""
+"""Label maps on disk: NIfTI files of TotalSegmentator's kind, or of numbered objects."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -59,6 +59,21 @@ def read_label_map(
     )
 
 
+def read_ids(path: Path, *, spacing: Triple | None = None) -> Volume:
+    """Read a mask of numbered objects, such as lesions: uint8, 0 is none.
+
+    Args:
+        path: A NIfTI file of whole numbers up to 255.
+        spacing: (D, H, W) of the scan, mm, for a file whose header is blank.
+
+    Raises:
+        VolumeError: What `read_nifti` raises; `BAD_LABELS`, other values.
+    """
+    volume = read_nifti(path, spacing=spacing).volume
+    ids = _whole_numbers(path, volume.array, largest=255, wanted="0 and ids up to 255")
+    return Volume(ids.astype(np.uint8), volume.affine, "uint8")
+
+
 def _numbered(path: Path, numbering: Numbering | None) -> dict[int, str]:
     """Return the classes of a file that does not name them."""
     match numbering:
@@ -92,15 +107,9 @@ def _regions(
     path: Path, labels: NDArray[np.generic], classes: Mapping[int, str]
 ) -> NDArray[np.uint8]:
     """Return region ids for class numbers."""
-    low, high = float(labels.min()), float(labels.max())
-    if low < 0 or high > _LARGEST:
-        raise VolumeError(
-            "BAD_LABELS", f"{path}: values from {low:g} to {high:g}, wanted numbers of classes"
-        )
-    numbers = labels.astype(np.uint16)
-    if not np.issubdtype(labels.dtype, np.integer) and not np.array_equal(numbers, labels):
-        raise VolumeError("BAD_LABELS", f"{path}: values between whole numbers; no label map")
-    counts = sum(np.bincount(plane.ravel(), minlength=int(high) + 1) for plane in numbers)
+    numbers = _whole_numbers(path, labels, largest=_LARGEST, wanted="numbers of classes")
+    high = int(numbers.max())
+    counts = sum(np.bincount(plane.ravel(), minlength=high + 1) for plane in numbers)
     used = np.flatnonzero(counts).tolist()
     if strange := [number for number in used if number and number not in classes]:
         raise VolumeError(
@@ -108,10 +117,23 @@ def _regions(
             f"{path}: {strange[:5]} are none of its {len(classes)} classes; is it of another task "
             f"or version?",
         )
-    table = np.zeros(int(high) + 1, np.uint8)
+    table = np.zeros(high + 1, np.uint8)
     for number in used:
         table[number] = region_of_class(classes.get(number, "other")) or 0
     return table[numbers]
+
+
+def _whole_numbers(
+    path: Path, labels: NDArray[np.generic], *, largest: int, wanted: str
+) -> NDArray[np.uint16]:
+    """Return labels as integers from 0 to `largest`."""
+    low, high = float(labels.min()), float(labels.max())
+    if low < 0 or high > largest:
+        raise VolumeError("BAD_LABELS", f"{path}: values from {low:g} to {high:g}, wanted {wanted}")
+    numbers = labels.astype(np.uint16)
+    if not np.issubdtype(labels.dtype, np.integer) and not np.array_equal(numbers, labels):
+        raise VolumeError("BAD_LABELS", f"{path}: values between whole numbers; no label map")
+    return numbers
 
 
 def _read_folder(folder: Path, spacing: Triple | None) -> LabelMap:

@@ -20,8 +20,8 @@ from ct3dlib.cohort.store import (
 from ct3dlib.config import RegionsSpec
 from ct3dlib.errors import VolumeError
 from ct3dlib.regions import Regions, Segmenter, build_segmenter, sidecar
+from ct3dlib.regions.drawn import record_of
 from ct3dlib.regions.label_map import LABEL_MAP_VERSION
-from ct3dlib.scan.normalize import Record
 from ct3dlib.scan.volume import Volume
 
 # Where things lie and how fast they run; what they are is in hashes beside it.
@@ -103,12 +103,6 @@ def segment_stored(volume: StoredVolume, segmenter: Segmenter) -> Regions:
         sources=volume.sources,
         record=record_of(volume),
     )
-
-
-def record_of(volume: StoredVolume) -> Record | None:
-    """Return how a stored array came from its scan; None where the store does not say."""
-    record = volume.array.attributes["ct3d"].get("record")
-    return None if record is None else Record.model_validate(record)
 
 
 def _segment_volume(volume: StoredVolume, segmenter: Segmenter, *, store: Path, node: str) -> None:

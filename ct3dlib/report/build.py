@@ -19,6 +19,7 @@ from ct3dlib.metrics.reconstruction import psnr_db
 from ct3dlib.regions.label_map import REGIONS
 from ct3dlib.report.cohort import cohort_section
 from ct3dlib.report.graph import pipeline
+from ct3dlib.report.mae import mae_section
 from ct3dlib.report.measures import measures_section, training_section
 from ct3dlib.report.page import (
     Block,
@@ -58,6 +59,7 @@ class Inputs:
         samples: Table of the samples, beside them.
         metrics: Metric files.
         runs: Folders of the training runs.
+        mae: What the evaluations of the masked autoencoder drew.
     """
 
     catalog: Path
@@ -69,6 +71,7 @@ class Inputs:
     samples: Path
     metrics: Sequence[Path]
     runs: Sequence[Path]
+    mae: Sequence[Path]
 
 
 def build_report(inputs: Inputs, tokenizer: Tokenizer, spec: ReportSpec, *, name: str) -> str:
@@ -104,6 +107,7 @@ def build_report(inputs: Inputs, tokenizer: Tokenizer, spec: ReportSpec, *, name
             examples, inputs, tokenizer, name=name, measured=metrics["reconstruction"]
         ),
         _samples(inputs.samples, tokenizer.recipe),
+        *([mae_section(metrics["mae"], inputs.mae)] if "mae" in metrics else []),
         training_section(inputs.runs),
         measures_section(metrics),
         _rejected(pd.concat(tokens.values()), catalog),

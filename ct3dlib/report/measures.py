@@ -12,6 +12,9 @@ from ct3dlib.report.page import Block, Figure, Section, Table
 CURVES = {
     "transformer": ["loss", "bits_per_index", "accuracy_digit_0", "lr"],
     "classifier": ["loss", "accuracy", "lr"],
+    "mae": ["loss", "baseline", "lr"],
+    "mae_finetune": ["loss", "accuracy", "rmse", "lr"],
+    "mae_segment": ["loss", "dice", "lr"],
     "features": ["loss", "accuracy", "anatomy_accuracy", "lr"],
 }
 TOKENIZER_CURVES = ["loss", "psnr_db", "code_usage", "kl", "lr"]

@@ -22,6 +22,8 @@ WIDE: Window = (-1000.0, 1000.0)
 LUNG = (-1350.0, 150.0)
 PIXEL_MM = 1.6
 _GAP = 4
+# Of the regions, and of lesions, whose class stands behind theirs.
+_OVERLAY = np.array((*COLORS, (255, 50, 50)), np.float32) / 255
 
 
 def planes(
@@ -38,7 +40,7 @@ def planes(
         hu: Canonical orientation.
         spacing: (D, H, W), mm.
         window: HU shown from black to white.
-        regions: Ids 0-20, laid over in colour.
+        regions: Ids 0-20 and 21 for lesions, laid over in colour.
         at: Where the slices are cut, as a share of each axis.
     """
     gray = np.clip((np.asarray(hu, np.float32) - window[0]) / (window[1] - window[0]), 0, 1)
@@ -127,6 +129,5 @@ def _blended(
     picture: Float[np.ndarray, "H W 3"], ids: Integer[np.ndarray, "H W"]
 ) -> Float[np.ndarray, "H W 3"]:
     """Return a picture with region colours laid over it."""
-    colors = np.array(COLORS, np.float32) / 255
     share = np.where(ids > 0, 0.4, 0.0)[..., None]
-    return picture * (1 - share) + colors[ids] * share
+    return picture * (1 - share) + _OVERLAY[ids] * share

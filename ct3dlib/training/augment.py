@@ -18,7 +18,7 @@ from ct3dlib.training.objective import Batch
 # One stream of draws per use: a change that is switched on moves no other.
 _GEOMETRY, _INTENSITY, _NOISE, _FLIP, _NOISE_FIELD = range(101, 106)
 # Labels that lie on the volume's voxels and go where it goes; nothing is there outside.
-_LABELS = ("regions", "lesion_mask", "valid")
+_LABELS = ("regions", "lesion_mask", "mask", "valid")
 
 
 def augment(batch: Batch, spec: AugmentSpec, *, value_range: tuple[float, float]) -> Batch:
@@ -30,7 +30,7 @@ def augment(batch: Batch, spec: AugmentSpec, *, value_range: tuple[float, float]
 
     Args:
         batch: `volume` (B 1 D H W, in `value_range`), `item_seed`, and any of `regions`,
-            `lesion_mask` and `valid` (B 1 D H W).
+            `lesion_mask`, `mask` and `valid` (B 1 D H W).
         spec: Which changes, how strong.
         value_range: What models see.
     """

@@ -161,7 +161,7 @@ class TorchEngine(Engine):
         """Clip and step; return the norm of the gradient before clipping."""
         optimizer, scaler = self._optimizers[turn], self._scalers[turn]
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["relative_rate"]
         scaler.unscale_(optimizer)
         try:
             norm = nn.utils.clip_grad_norm_(
@@ -186,20 +186,21 @@ class TorchEngine(Engine):
 
     def _optimizer(self, turn: str) -> AdamW:
         """Return AdamW; biases and norms, which have one axis, do not decay."""
-        parameters = self._parameters[turn]
         decay = {True: self._spec.weight_decay, False: 0.0}
         groups = [
             {
                 "params": [p for p in parameters if (p.ndim > 1) is matrix],
                 "weight_decay": decay[matrix],
+                "relative_rate": relative,
             }
+            for relative, parameters in self.objective.layers(turn)
             for matrix in (True, False)
         ]
         return AdamW(
             [group for group in groups if group["params"]],
             lr=self._spec.learning_rate,
             betas=self._spec.betas,
-            fused=self._device.type == "cuda",
+            fused=self._device.type in ("cpu", "cuda"),
         )
 
     def _wrap(self) -> nn.Module:

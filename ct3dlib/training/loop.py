@@ -137,7 +137,7 @@ class _Run:
             ):
                 self.engine.objective.train()
                 if rank() == 0:
-                    logger.info("training: steps %d to %d on %s", self._step, last, self._device)
+                    self._announce(last)
                 if validation is not None and self._step == 0:
                     self._check_monitors(self._validate(validation, log))
                 self._take_steps(items, validation, log, terminated)
@@ -150,6 +150,20 @@ class _Run:
             seconds=self._seconds,
             stopped_early=self._exhausted(),
         )
+
+    def _announce(self, last: int) -> None:
+        """Say what begins, and what would make it pointless."""
+        spec = self._spec
+        logger.info(
+            "training: steps %d to %d on %s, %d items a step, learning rate %g",
+            *(self._step, last, self._device, spec.batch_size, spec.learning_rate),
+        )
+        if spec.warmup_steps >= last:
+            logger.warning(
+                "warmup_steps (%d) are all of %d steps: the learning rate never reaches %g; lower "
+                "warmup_steps or take more steps",
+                *(spec.warmup_steps, last, spec.learning_rate),
+            )
 
     def _take_steps(
         self, items: Items, validation: Items | None, log: MetricLog, terminated: threading.Event

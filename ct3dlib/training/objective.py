@@ -119,6 +119,10 @@ class Objective(nn.Module, ABC):
         """Return the trainable parameters that step in this turn."""
         return [p for p in self.get_submodule(turn).parameters() if p.requires_grad]
 
+    def layers(self, turn: str) -> Sequence[tuple[float, list[nn.Parameter]]]:
+        """Return a turn's parameters in groups, each with its rate relative to the turn's."""
+        return [(1.0, self.parameters_of(turn))]
+
     def batch_size(self, batch: Batch) -> int:
         """Return the number of items of a batch."""
         return next(len(v) for v in batch.values() if v.ndim > 0)

@@ -6,6 +6,7 @@ Run as a module under torchrun's environment, it trains every case and writes th
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,22 +22,38 @@ from ct3dlib.config import (
     DiscriminatorSpec,
     FeaturesSpec,
     FSQSpec,
+    HeadSpec,
     KLAutoencoderSpec,
     LFQSpec,
+    MaeFinetuneSpec,
+    MaeSegmentSpec,
+    MaeSpec,
     MaisiTokenizerSpec,
+    MaskedAutoencoderNetworkSpec,
+    MaskedAutoencoderSpec,
     MaskGITNetworkSpec,
     MaskGITSpec,
+    PredictorNetworkSpec,
+    SegmenterNetworkSpec,
     SlabSpec,
     SliceFeaturesSpec,
+    Task,
     TextSpec,
     TokenizerLossSpec,
     TokenizerSpec,
     TrainSpec,
     TransformerSpec,
+    VisionTransformerSpec,
     VolumeClassifierNetworkSpec,
+    VolumeEncoderNetworkSpec,
+    VolumeEncoderSpec,
 )
+from ct3dlib.config.mae import Pooling
 from ct3dlib.objectives.classify import ClassifyObjective
+from ct3dlib.objectives.finetune import FinetuneObjective
+from ct3dlib.objectives.mae import MaskedAutoencoderObjective
 from ct3dlib.objectives.maskgit import MaskGITObjective
+from ct3dlib.objectives.segment import SegmentObjective
 from ct3dlib.objectives.slice_features import SliceFeaturesObjective
 from ct3dlib.objectives.tokenizer import TokenizerObjective
 from ct3dlib.training.draws import uniform
@@ -149,6 +166,33 @@ class LabelledBlobs(Items):
         }
 
 
+class StoredBlobs(Items):
+    """Blobs in HU, as a store has them."""
+
+    def __len__(self) -> int:
+        return len(Blobs())
+
+    def item(self, index: int, rng: np.random.Generator) -> dict[str, Tensor]:
+        volume = Blobs().item(index, rng)["volume"][:, :2].contiguous()
+        return {
+            "values": (1000 * volume).to(torch.int16),
+            "window": torch.tensor([-1000.0, 1000.0]),
+        }
+
+
+class TargetBlobs(Items):
+    """Blobs in HU, every other one dark; the targets say which, one of them not always."""
+
+    def __len__(self) -> int:
+        return len(Blobs())
+
+    def item(self, index: int, rng: np.random.Generator) -> dict[str, Tensor]:
+        item, dark = StoredBlobs().item(index, rng), index % 2
+        values = -item["values"] if dark else item["values"]
+        targets = torch.tensor([dark, np.nan if index == 4 else 1 - dark], dtype=torch.float32)
+        return {**item, "values": values, "targets": targets}
+
+
 class BlobSlices(Items):
     """The middle slices of the blobs, whose balls are regions."""
 
@@ -158,6 +202,25 @@ class BlobSlices(Items):
     def item(self, index: int, rng: np.random.Generator) -> dict[str, Tensor]:
         volume = Blobs().item(index, rng)["volume"][:, 1:2]
         return {"volume": volume, "regions": (volume > 0).long()}
+
+
+class BlobMasks(Items):
+    """Blobs in HU, whose balls are a class.
+
+    All three slices: where a grid is two deep, oneDNN's gradient of a convolution in bfloat16 holds
+    memory that nobody wrote.
+    """
+
+    def __len__(self) -> int:
+        return len(Blobs())
+
+    def item(self, index: int, rng: np.random.Generator) -> dict[str, Tensor]:
+        volume = Blobs().item(index, rng)["volume"]
+        return {
+            "values": (1000 * volume).to(torch.int16),
+            "window": torch.tensor([-1000.0, 1000.0]),
+            "mask": (volume > 0).byte(),
+        }
 
 
 class Grids(Items):
@@ -359,6 +422,63 @@ def _classify() -> ClassifyObjective:
     return ClassifyObjective(spec, network, positive_weights=torch.tensor([1.0, 2.0]))
 
 
+ENCODER = VolumeEncoderSpec.model_validate(
+    {"encoder": {"hidden_size": 24, "num_layers": 2, "num_heads": 2}, "patch_size": [1, 2, 2]}
+)
+
+
+def _mae(norm_pix: bool = False) -> MaskedAutoencoderObjective:
+    decoder = VisionTransformerSpec(hidden_size=12, num_layers=1, num_heads=2)
+    model = MaskedAutoencoderSpec(**dict(ENCODER), decoder=decoder, norm_pix=norm_pix)
+    augment = AugmentSpec(intensity_shift=0.02)
+    spec = MaeSpec(
+        steps=1, batch_size=1, micro_batch_size=1, recipe="small", model=model, augment=augment
+    )
+    network = MaskedAutoencoderNetworkSpec(**dict(model), shape=(2, 8, 8), range=(-1, 1))
+    return MaskedAutoencoderObjective(spec, network)
+
+
+def _finetune(task: Task = "multilabel", pooling: Pooling = "both") -> FinetuneObjective:
+    spec = MaeFinetuneSpec.model_validate(
+        {
+            "steps": 1,
+            "batch_size": 1,
+            "micro_batch_size": 1,
+            "recipe": "small",
+            "init_from": None,
+            "model": ENCODER,
+            "task": task,
+            "layer_decay": 0.75,
+            "labels": {"csv": "x", "columns": ["a", "b"]} if task == "regression" else None,
+            "label_smoothing": 0.0 if task == "regression" else 0.1,
+            "augment": {"intensity_shift": 0.02, "noise": 0.01},
+        }
+    )
+    network = PredictorNetworkSpec(
+        encoder=VolumeEncoderNetworkSpec(**dict(ENCODER), shape=(2, 8, 8), range=(-1, 1)),
+        head=HeadSpec(pooling=pooling, init_std=0.02),
+        num_outputs=2,
+    )
+    items, rng = TargetBlobs(), np.random.default_rng(0)
+    targets = torch.stack([items.item(i, rng)["targets"] for i in range(len(items))])
+    return FinetuneObjective(spec, network, targets=targets)
+
+
+def _segment() -> SegmentObjective:
+    spec = MaeSegmentSpec(
+        steps=1,
+        batch_size=1,
+        micro_batch_size=1,
+        recipe="small",
+        init_from=None,
+        model=ENCODER,
+        layer_decay=0.8,
+        augment=AugmentSpec(rotation=10, noise=0.01),
+    )
+    encoder = VolumeEncoderNetworkSpec(**dict(ENCODER), shape=(3, 8, 8))
+    return SegmentObjective(spec, SegmenterNetworkSpec(encoder=encoder, filters=4, num_classes=2))
+
+
 @dataclass(frozen=True)
 class Case:
     """One objective of the table.
@@ -392,6 +512,17 @@ CASES = {
     "vae": Case(_vae, Blobs(), falls_to=0.7, steps=15),
     "augmented": Case(_augmented, Blobs(), falls_to=0.7, steps=30, tolerance=1e-4),
     "classify": Case(_classify, LabelledBlobs(), steps=30),
+    "mae": Case(_mae, StoredBlobs(), falls_to=0.7, tolerance=1e-4),
+    "mae normalised": Case(
+        partial(_mae, norm_pix=True), StoredBlobs(), falls_to=0.9, tolerance=1e-4
+    ),
+    "finetune": Case(_finetune, TargetBlobs(), tolerance=1e-4),
+    "finetune numbers": Case(
+        partial(_finetune, task="regression", pooling="attentive"),
+        TargetBlobs(),
+        tolerance=1e-4,
+    ),
+    "segment": Case(_segment, BlobMasks(), steps=30, tolerance=1e-4),
     "slice_features": Case(_slice_features, BlobSlices(), steps=30, tolerance=1e-4),
     "translation": Case(_translation, Pairs(), falls_to=0.7, steps=40),
     "in_context": Case(_in_context, Pairs(), falls_to=0.7, steps=40, tolerance=1e-4),

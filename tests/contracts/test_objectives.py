@@ -89,13 +89,20 @@ def test_three_and_three_resumed_steps_are_six(case, tmp_path):
 def test_accumulation_is_the_large_batch(case, tmp_path):
     parts = _trained(case, tmp_path / "parts", micro_batch_size=2)
     whole = _trained(case, tmp_path / "whole", micro_batch_size=8)
-    for key, value in whole.items():
-        torch.testing.assert_close(parts[key], value, rtol=0, atol=case.tolerance)
+    _assert_close(parts, whole, case)
 
 
 def test_two_ranks_are_one(name, case, tmp_path, two_ranks):
     one = _trained(case, tmp_path, micro_batch_size=2)
     for rank in range(2):
         found = torch.load(two_ranks / f"{name}-{rank}.pt", weights_only=True)
-        for key, value in one.items():
-            torch.testing.assert_close(found[key], value, rtol=0, atol=case.tolerance)
+        _assert_close(found, one, case)
+
+
+def _assert_close(found, wanted, case):
+    """Compare weights; a bias of keys changes no attention, and AdamW blows its rounding up."""
+    for key, value in wanted.items():
+        pair = (found[key], value)
+        if key.endswith("qkv.bias"):
+            pair = tuple(torch.cat(v.chunk(3)[::2]) for v in pair)
+        torch.testing.assert_close(*pair, rtol=0, atol=case.tolerance)

@@ -32,7 +32,7 @@ def patient_with(*labels: str, seed: int = SEED) -> Patient:
 
 @cache
 def rendered(*labels: str) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    return render(patient_with(*labels), GRID)
+    return render(patient_with(*labels), GRID)[:2]
 
 
 def mean_hu(region: int, *labels: str) -> float:
@@ -189,7 +189,7 @@ def test_nodule_has_its_diameter_and_place() -> None:
 
 def test_nodules_keep_the_id_of_their_lobe() -> None:
     patient = patient_with("Lung nodule", seed=2)
-    _, regions = render(patient, GRID)
+    _, regions, _ = render(patient, GRID)
     for nodule in patient.of("Lung nodule"):
         x, y, z = patient.anatomy.pose.to_world(np.array([nodule.centre]))[0]
         d, h, w = np.rint((z + 190) / 5), np.rint((y + 188) / 4.5), np.rint((x + 195) / 4.5)

@@ -1,9 +1,17 @@
+import itertools
 import math
 
 import pytest
 import torch
 
-from ct3dlib.nn.position import grid_positions, rotary_angles, rotate, sincos_3d
+from ct3dlib.nn.position import (
+    grid_positions,
+    resize_table,
+    rotary_angles,
+    rotate,
+    sincos_3d,
+    sincos_table,
+)
 
 CPU = torch.device("cpu")
 
@@ -79,3 +87,45 @@ def test_sincos_of_many_grids_are_those_of_each():
     assert torch.equal(rows[0], sincos_3d(positions, 20))
     assert torch.equal(rows[1], sincos_3d(moved[1], 20))
     assert torch.equal(rows[0, :, 6:], rows[1, :, 6:])  # of H and W
+
+
+def test_the_table_of_positions_is_three_parts_of_sines_and_cosines():
+    """By the formula, channel by channel, for the two widths of the published weights."""
+    for width, parts in ((1024, (341, 341, 342)), (512, (170, 171, 171))):
+        table = sincos_table((3, 4, 5), width).double()
+        assert table.shape == (61, width)
+        assert not table[0].any()
+        rows = list(itertools.product(range(3), range(4), range(5)))
+        for row, at in ((1, rows[0]), (24, rows[23]), (60, rows[59])):
+            wanted = []
+            for place, size in zip(at, parts, strict=True):
+                half = size // 2
+                angles = [place * 10000 ** (-k / half) for k in range(half)]
+                wanted += [math.sin(a) for a in angles] + [math.cos(a) for a in angles]
+                wanted += [math.sin(place / 10000)] * (size % 2)
+            torch.testing.assert_close(
+                table[row], torch.tensor(wanted, dtype=torch.float64), rtol=0, atol=1e-6
+            )
+
+
+def test_the_table_of_positions_knows_grids_that_are_no_cubes():
+    table = sincos_table((8, 16, 12), 48)[1:].unflatten(0, (8, 16, 12))
+    for axis in range(3):
+        others = [a for a in range(3) if a != axis]
+        part = table[..., 16 * axis : 16 * (axis + 1)]
+        assert part.std(dim=others).max() < 1e-6
+        assert part.std(dim=axis).max() > 0.1
+
+
+def test_positions_stretched_onto_another_grid_stay_where_they_were():
+    table = sincos_table((8, 8, 8), 48)
+    assert torch.equal(resize_table(table, (8, 8, 8), to=(8, 8, 8)), table)
+    half = resize_table(table, (8, 8, 8), to=(4, 4, 4))
+    assert torch.equal(half[0], table[0])
+    # A patch of the coarse grid lies in the middle of eight fine ones: trilinear gives their mean.
+    fine = table[1:].unflatten(0, (4, 2, 4, 2, 4, 2)).mean(dim=(1, 3, 5)).flatten(0, 2)
+    torch.testing.assert_close(half[1:], fine)
+    other = resize_table(table, (8, 8, 8), to=(6, 8, 12))[1:].unflatten(0, (6, 8, 12))
+    for axis in range(3):
+        others = [a for a in range(3) if a != axis]
+        assert other[..., 16 * axis : 16 * (axis + 1)].std(dim=others).max() < 1e-6

@@ -110,7 +110,7 @@ class Slices(Items):
     def __init__(self, seeds: range) -> None:
         self._slices = []
         for seed in seeds:
-            hu, regions = render(make_patient(np.random.default_rng(seed), []), GRID)
+            hu, regions, _ = render(make_patient(np.random.default_rng(seed), []), GRID)
             noisy = hu + np.random.default_rng(seed).normal(0, 25, hu.shape)
             values = np.clip(noisy / 1000, -1, 1).astype(np.float32)
             self._slices += zip(values, regions.astype(np.int64), strict=True)

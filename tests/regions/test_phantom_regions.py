@@ -26,7 +26,7 @@ PATIENTS = {
 def scores_of(seed: int, findings: tuple[str, ...], grid: Grid) -> dict[str, float]:
     """Dice of the wanted regions and of both lungs together."""
     patient = make_patient(np.random.default_rng(seed), list(findings))
-    hu, truth = render(patient, grid)
+    hu, truth, _ = render(patient, grid)
     hu = hu + np.random.default_rng(8).normal(0, 25, hu.shape)
     affine = np.zeros((4, 4))
     affine[[2, 1, 0, 3], [0, 1, 2, 3]] = (*grid.spacing, 1)

@@ -114,6 +114,16 @@ def test_a_finished_run_is_not_run_again(tmp_path):
     assert (tmp_path / "metrics.jsonl").read_bytes() == log
 
 
+def test_a_warm_up_that_never_ends_is_told(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    _weights_after(4, tmp_path / "all", warmup_steps=4)
+    assert "steps 0 to 4 on cpu, 8 items a step, learning rate 0.01" in caplog.text
+    assert "(4) are all of 4 steps: the learning rate never reaches 0.01" in caplog.text
+    caplog.clear()
+    _weights_after(4, tmp_path / "some", warmup_steps=3)
+    assert "never reaches" not in caplog.text
+
+
 def test_another_spec_or_code_starts_anew(tmp_path, caplog):
     for changes in ({}, {"learning_rate": 2e-2}):
         train(_make(), Vectors(), spec_of(steps=2, **changes), run_dir=tmp_path)

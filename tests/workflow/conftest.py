@@ -1,4 +1,4 @@
-"""A miniature of the whole graph that runs in a minute or two."""
+"""A miniature of the whole graph that runs in a minute or two, and the runs that tests share."""
 
 import os
 import shutil
@@ -11,6 +11,16 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.test_config import merged
+from tests.workflow.killing import Killed, kill_on_the_way
+
+SHORT = {
+    "steps": 4,
+    "validate_every": 2,
+    "validation_items": 2,
+    "save_every": 2,
+    "log_every": 1,
+}
 MINIATURE = {
     "phantom": {
         "train_patients": 3,
@@ -56,16 +66,22 @@ MINIATURE = {
         "log_every": 1,
     },
     "samples": {"num_samples": 2, "steps": 3},
+    "mae": {
+        **SHORT,
+        "batch_size": 2,
+        "micro_batch_size": 2,
+        "model": {
+            "encoder": {"hidden_size": 24, "num_layers": 1, "num_heads": 2},
+            "decoder": {"hidden_size": 12, "num_layers": 1, "num_heads": 2},
+            "patch_size": [5, 8, 8],
+        },
+    },
+    "mae_finetune": {**SHORT, "batch_size": 2, "micro_batch_size": 2},
+    "mae_segment": {**SHORT, "filters": 4},
     "report": {"num_examples": 2},
 }
 
-SHORT = {
-    "steps": 4,
-    "validate_every": 2,
-    "validation_items": 2,
-    "save_every": 2,
-    "log_every": 1,
-}
+
 # Over the miniature: all three kinds of tokenizers. One in two stages, of which the second has a
 # frozen encoder and listens to the slices' features, and one with a discriminator. And a judge of
 # the samples.
@@ -156,12 +172,30 @@ def snakemake(repository: Path, miniature: Path, environment: dict[str, str]) ->
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory, snakemake: Run) -> Path:
-    """Return a finished run of the miniature, which tests leave as it is."""
+def killed(
+    tmp_path_factory: pytest.TempPathFactory,
+    repository: Path,
+    miniature: Path,
+    environment: dict[str, str],
+    snakemake: Run,
+) -> Killed:
+    """Return a run of the miniature that was killed on the way and started again to its end."""
     folder = tmp_path_factory.mktemp("run")
+    command = ["snakemake", "all", "--cores", "2"]
+    command += ["--directory", str(folder), "--configfile", str(miniature)]
+    kept = kill_on_the_way(command, folder, cwd=repository, environment=environment)
     done = snakemake("all", "--cores", "2", directory=folder)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
-    return folder
+    return Killed(folder, kept)
+
+
+@pytest.fixture(scope="session")
+def finished(killed: Killed) -> Path:
+    """Return a finished run of the miniature, which tests leave as it is.
+
+    It is the one that was killed: whatever holds of a run holds of it.
+    """
+    return killed.folder
 
 
 @pytest.fixture
@@ -170,3 +204,45 @@ def copy(finished: Path, tmp_path: Path) -> Path:
     target = tmp_path / "copy"
     shutil.copytree(finished, target, symlinks=True)
     return target
+
+
+TRACKED = (
+    *("Snakefile", "rules", "workflow_scripts", "ct3dlib", "profiles", "slurm", "dvc.yaml"),
+    *("config.yaml", ".dvc", ".dvcignore", ".gitignore", "pyproject.toml"),
+)
+
+
+@pytest.fixture(scope="session")
+def reproduced(
+    tmp_path_factory: pytest.TempPathFactory, repository: Path, environment: dict[str, str]
+) -> Path:
+    """Return a fresh checkout after `dvc repro`, its embedded default the miniature of all three.
+
+    DVC keeps every tokenizer of the embedded default.
+    """
+    target = tmp_path_factory.mktemp("dvc") / "clone"
+    target.mkdir()
+    for name in TRACKED:
+        source = repository / name
+        ignored = shutil.ignore_patterns("__pycache__", "cache", "tmp")
+        if source.is_dir():
+            shutil.copytree(source, target / name, ignore=ignored)
+        else:
+            shutil.copy(source, target / name)
+    base = yaml.safe_load((repository / "config.yaml").read_text())
+    # Two shards where tests join their tables, one elsewhere.
+    few = {**MINIATURE, "catalog": {"shards": {"train": 1, "tune": 1, "valid": 2}}}
+    small = merged(base, every_tokenizer(few))
+    (target / "config.yaml").write_text(yaml.safe_dump(small))
+    run_in(target, environment, "git", "init", "-q")
+    run_in(target, environment, "dvc", "repro")
+    return target
+
+
+def run_in(folder: Path, environment: dict[str, str], *command: str) -> str:
+    """Return what a command that succeeds in a folder says."""
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=800
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+    return done.stdout + done.stderr

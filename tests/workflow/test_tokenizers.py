@@ -5,28 +5,23 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 
 from ct3dlib.cohort.verify import verify_table
 from ct3dlib.inference.latents import find_latents, read_latents
-from tests.workflow.conftest import MINIATURE, every_tokenizer
+from tests.workflow.conftest import run_in
 
-pytestmark = [pytest.mark.workflow, pytest.mark.slow, pytest.mark.xdist_group("tokenizers")]
+pytestmark = [pytest.mark.workflow, pytest.mark.slow, pytest.mark.xdist_group("dvc")]
 
 TARGETS = ("metrics/reconstruction.json", "latents/valid.done", "reconstructions/valid.done")
 
 
 @pytest.fixture(scope="module")
-def out(snakemake, tmp_path_factory):
+def out(reproduced, environment):
     """Return a finished run of the targets."""
-    folder = tmp_path_factory.mktemp("tokenizers")
-    preset = folder / "preset.yaml"
-    preset.write_text(yaml.safe_dump(every_tokenizer(MINIATURE)))
-    done = snakemake(*TARGETS, directory=folder / "out", preset=preset)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
-    again = snakemake("-n", *TARGETS, directory=folder / "out", preset=preset)
-    assert "Nothing to be done" in again.stdout + again.stderr
-    return folder / "out"
+    run_in(reproduced, environment, "snakemake", *TARGETS)
+    again = run_in(reproduced, environment, "snakemake", "-n", *TARGETS)
+    assert "Nothing to be done" in again
+    return reproduced
 
 
 def test_all_three_are_measured_and_drawn(out):

@@ -1,0 +1,218 @@
+"""The steps of the masked autoencoder: pretraining, fine-tuning, what pretraining is worth."""
+
+import json
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from ct3dlib.config import MaeFinetuneSpec, MaeSpec, RecipeSpec
+from ct3dlib.errors import CheckpointError, ConfigError, StoreError
+from ct3dlib.models.exported import load_model
+from tests.stores import write_shard
+from workflow_scripts import (
+    compare_starts,
+    evaluate_finetune,
+    evaluate_mae,
+    merge_metrics,
+    train_finetune,
+    train_mae,
+)
+
+RECIPE = RecipeSpec(window=(-1000, 1000), range=(0, 1))
+SHORT = {"steps": 6, "batch_size": 4, "micro_batch_size": 4, "device": "cpu", "recipe": "chest"}
+MODEL = {
+    "encoder": {"hidden_size": 24, "num_layers": 1, "num_heads": 2},
+    "decoder": {"hidden_size": 12, "num_layers": 1, "num_heads": 2},
+    "patch_size": [2, 4, 4],
+}
+SPLITS = {"train": 10, "tune": 4, "valid": 6}
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Namespace:
+    """Return stores of three splits; every other volume is bright, and its label says so."""
+    tables, rows = {}, []
+    for split, count in SPLITS.items():
+        arrays = {f"{split}{i}": np.full((4, 8, 12), 500 * (i % 2), np.int16) for i in range(count)}
+        status = tmp_path / split / "0000.parquet"
+        tables[split] = [write_shard(status, "volumes", arrays, RECIPE)]
+        rows += [
+            {"volume": name, "patient": name, "labels": None, "label": ("dark", "bright")[i % 2]}
+            for i, name in enumerate(arrays)
+        ]
+    catalog = pd.DataFrame(rows)
+    for step in (train_finetune, compare_starts, evaluate_finetune):
+        monkeypatch.setattr(step, "read_catalog", lambda path: catalog)
+    return Namespace(folder=tmp_path, recipe=RECIPE, code="c", catalog=Path(), **tables)
+
+
+def step(split: Namespace, /, **changes: object) -> Namespace:
+    return Namespace(**{**vars(split), **changes})
+
+
+def pretrain(run: Namespace, name: str = "mae", **changes: object) -> Path:
+    recipe = changes.pop("seen", RECIPE)
+    spec = MaeSpec.model_validate({**SHORT, "model": MODEL, **changes})
+    folder = run.folder / "models" / name
+    train_mae.main(step(run, spec=spec, recipe=recipe, run=run.folder / name, model=folder))
+    return folder
+
+
+def finetune(run: Namespace, start: Path | None, **changes: object) -> Path:
+    given = {"init_from": start and str(start), "augment": {}, **changes}
+    spec = MaeFinetuneSpec.model_validate({**SHORT, "task": "multilabel", **given})
+    folder = run.folder / "models/mae_finetune"
+    place = {"run": run.folder / "ft", "model": folder}
+    train_finetune.main(step(run, spec=spec, **place))
+    return folder
+
+
+def test_a_pretrained_model_carries_what_it_saw_and_is_measured(run):
+    folder = pretrain(run)
+    loaded = load_model(folder)
+    assert RecipeSpec.model_validate(loaded.contract["recipe"]) == RECIPE
+    assert loaded.spec.shape == (4, 8, 12)
+    assert (loaded.spec.range, loaded.training["step"]) == ((0, 1), 6)
+    place = {"metrics": run.folder / "a.json", "example": run.folder / "results/mae/picture.png"}
+    evaluate_mae.main(step(run, model=folder, device="cpu", **place))
+    found = json.loads(place["metrics"].read_text())["reconstruction"]
+    assert found["n"] == 6
+    assert place["example"].read_bytes().startswith(b"\x89PNG")
+
+
+def test_pretraining_goes_on_from_another_one_and_refuses_what_does_not_fit(run):
+    first = pretrain(run)
+    again = pretrain(run, "again", init_from=str(first), learning_rate=1e-12, warmup_steps=0)
+    ours, theirs = (load_model(f).module.state_dict() for f in (again, first))
+    assert all(torch.allclose(ours[k], theirs[k], atol=1e-6) for k in ours)
+    with pytest.raises(
+        CheckpointError, match=r"the recipe: its window is .*-1200.* was trained on"
+    ):
+        pretrain(
+            run, "other", init_from=str(first), seen=RecipeSpec(window=(-1200, 800), range=(0, 1))
+        )
+    tuned = finetune(run, first)
+    with pytest.raises(CheckpointError, match="is a Predictor, without the decoder that pretrain"):
+        pretrain(run, "third", init_from=str(tuned))
+
+
+def test_fine_tuning_starts_from_the_pretrained_encoder(run):
+    start = pretrain(run)
+    folder = finetune(run, start, frozen=True, steps=40, learning_rate=1e-2, class_weights=None)
+    tuned, pretrained = load_model(folder), load_model(start)
+    assert tuned.contract["names"] == ["bright", "dark"]
+    assert tuned.contract["task"] == "multilabel"
+    encoder = pretrained.module.encoder.state_dict()
+    assert all(torch.equal(encoder[k], v) for k, v in tuned.module.encoder.state_dict().items())
+    bright = torch.full((1, 1, 4, 8, 12), 0.75)
+    with torch.no_grad():
+        assert tuned.module(bright)[0, 0] > tuned.module(torch.full_like(bright, 0.5))[0, 0]
+
+
+def test_fine_tuning_from_scratch_needs_no_pretraining(run):
+    model = {key: MODEL[key] for key in ("encoder", "patch_size")}
+    folder = finetune(run, None, model=model, task="multiclass", findings=["dark", "bright"])
+    loaded = load_model(folder)
+    assert loaded.contract["names"] == ["dark", "bright"]
+    assert loaded.spec.encoder.patch_size == (2, 4, 4)
+
+
+def test_numbers_of_a_table_are_learnt_and_the_contract_scales_them_back(run):
+    model = {key: MODEL[key] for key in ("encoder", "patch_size")}
+    table = run.folder / "ages.csv"
+    rows = [f"{name}{i},{20 + 10 * i}" for name, n in SPLITS.items() for i in range(n)]
+    table.write_text("Path,age\n" + "\n".join(rows) + "\n")
+    labels = {"csv": str(table), "columns": ["age"]}
+    catalog = train_finetune.read_catalog(Path())
+    catalog["kind"], catalog["dataset"], catalog["problem"] = "nifti", "folder", None
+    catalog["sources"] = [[f"{v}.nii.gz"] for v in catalog["volume"]]
+    folder = finetune(run, None, model=model, task="regression", labels=labels)
+    contract = load_model(folder).contract
+    assert contract["names"] == ["age"]
+    assert contract["mean"] == [pytest.approx(65)]
+    assert contract["std"] == [pytest.approx(np.std(20 + 10 * np.arange(10)), rel=1e-6)]
+
+
+def test_both_starts_are_compared_on_the_same_patients_and_resume(run, monkeypatch):
+    start = pretrain(run)
+    spec = MaeFinetuneSpec.model_validate(
+        {
+            **SHORT,
+            "init_from": str(start),
+            "augment": {},
+            "class_weights": None,
+            "learning_rate": 1e-2,
+            "small_budget": {"patients": 6, "steps": 30, "seeds": [0, 1]},
+        }
+    )
+    args = step(run, spec=spec, run=run.folder / "budget", metrics=run.folder / "b.json")
+    compare_starts.main(args)
+    found = json.loads(args.metrics.read_text())["small_budget"]
+    for name in ("pretrained", "from_scratch"):
+        assert {k: len(v) for k, v in found[name].items()} == {"bright": 2, "dark": 2}
+        assert all(0 <= value <= 1 for values in found[name].values() for value in values)
+    assert (found["patients"], found["steps"]) == (6, 30)
+    folders = sorted(p.name for p in args.run.iterdir())
+    assert folders == ["from_scratch-0", "from_scratch-1", "pretrained-0", "pretrained-1"]
+    lines = {p.name: (p / "metrics.jsonl").read_text() for p in args.run.iterdir()}
+    first = args.metrics.read_text()
+    compare_starts.main(args)  # all is there already
+    assert args.metrics.read_text() == first
+    assert {p.name: (p / "metrics.jsonl").read_text() for p in args.run.iterdir()} == lines
+    greedy = spec.model_copy(
+        update={"small_budget": spec.small_budget.model_copy(update={"patients": 11})}
+    )
+    with pytest.raises(StoreError, match="11 patients are wanted and the train split has 10"):
+        compare_starts.main(step(args, spec=greedy))
+    model = {key: MODEL[key] for key in ("encoder", "patch_size")}
+    fresh = MaeFinetuneSpec.model_validate({**spec.model_dump(), "init_from": None, "model": model})
+    with pytest.raises(ConfigError, match="compares init_from with a training from scratch"):
+        compare_starts.main(step(args, spec=fresh))
+
+
+def test_predictions_are_scored_and_drawn(run):
+    spec = MaeFinetuneSpec.model_validate({**SHORT, "findings": ["bright"]})
+    table = run.folder / "valid.csv"
+    rows = [f"valid{i},valid{i},predicted,{0.9 if i % 2 else 0.1}" for i in range(6)]
+    table.write_text("volume,patient,status,prob_bright\n" + "\n".join(rows) + "\n")
+    place = {
+        "predictions": table,
+        "curves": run.folder / "roc.png",
+        "metrics": run.folder / "m.json",
+    }
+    evaluate_finetune.main(step(run, spec=spec, **place))
+    found = json.loads(place["metrics"].read_text())
+    assert found["auroc"] == {"bright": 1.0}
+    assert place["curves"].read_bytes().startswith(b"\x89PNG")
+
+
+def test_nothing_to_learn_from_is_an_error(run):
+    catalog = train_finetune.read_catalog(Path())
+    catalog["label"] = None
+    catalog.loc[catalog["volume"] == "valid0", "label"] = "dark"
+    catalog.loc[catalog["volume"] == "valid1", "label"] = "bright"
+    with pytest.raises(StoreError, match="no stored volume of the train split has labels"):
+        finetune(run, pretrain(run))
+
+
+def test_metric_files_are_laid_together_and_nothing_is_lost(tmp_path):
+    parts = {"finetune": {"auroc": {"a": 0.9}, "n": 7}, "segment": {"dice": {"b": 0.5}, "n": 3}}
+    for name, content in parts.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    paths = [tmp_path / f"{name}.json" for name in parts]
+    merge_metrics.main(Namespace(parts=paths, metrics=tmp_path / "mae.json"))
+    assert json.loads((tmp_path / "mae.json").read_text()) == {
+        "auroc": {"a": 0.9},
+        "dice": {"b": 0.5},
+        "n": 7,
+        "counts": {"finetune": 7, "segment": 3},
+    }
+    (tmp_path / "other.json").write_text(json.dumps({"dice": {}}))
+    with pytest.raises(StoreError, match=r"other\.json: dice: another part has it too"):
+        merge_metrics.main(
+            Namespace(parts=[*paths, tmp_path / "other.json"], metrics=tmp_path / "x.json")
+        )

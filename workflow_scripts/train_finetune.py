@@ -1,0 +1,61 @@
+"""Fine-tune a volume encoder on labels and export its best weights."""
+
+from argparse import Namespace
+
+import torch
+
+from ct3dlib.cohort.catalog import read_catalog
+from ct3dlib.cohort.store import stored_volumes
+from ct3dlib.config import MaeFinetuneSpec, RecipeSpec
+from ct3dlib.errors import StoreError
+from ct3dlib.inference.contract import check_volumes
+from ct3dlib.objectives.finetuning import (
+    finetune_objective,
+    load_start_encoder,
+    predictor_contract,
+    targets_of,
+)
+from ct3dlib.training.target_items import TargetItems
+from workflow_scripts.step import Arguments, run
+from workflow_scripts.training import fit
+
+
+def main(args: Namespace) -> None:
+    """Train and export."""
+    spec: MaeFinetuneSpec = args.spec
+    recipe: RecipeSpec = args.recipe
+    targets = targets_of(spec, read_catalog(args.catalog))
+    items, validation = (
+        TargetItems(stored_volumes(tables), targets, recipe=recipe)
+        for tables in (args.train, args.tune)
+    )
+    if not len(items):
+        raise StoreError(
+            "no stored volume of the train split has labels; give the catalog labels or a CSV "
+            "(mae_finetune.labels), or set mae_finetune to null"
+        )
+    volumes = [*items.scans.volumes, *validation.scans.volumes]
+    check_volumes(recipe, volumes, model="this training")
+    torch.set_num_threads(spec.threads)
+    torch.manual_seed(spec.seed)
+    objective = finetune_objective(spec, recipe, items, start=load_start_encoder(spec, recipe))
+    fit(
+        objective,
+        items,
+        validation,
+        args=args,
+        network=objective.model.spec,
+        contract=predictor_contract(objective, recipe, items),
+    )
+
+
+if __name__ == "__main__":
+    run(
+        main,
+        Arguments(description=__doc__)
+        .spec(MaeFinetuneSpec)
+        .spec(RecipeSpec, "recipe")
+        .lists("train", "tune")
+        .paths("catalog", "run", "model")
+        .text("code"),
+    )
