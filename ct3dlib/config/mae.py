@@ -166,7 +166,7 @@ class HeadSpec(Spec):
 
     pooling: Pooling = Field(
         default="both",
-        description="Class token, mean of the patches' tokens, both, or a learnt query over all.",
+        description="Class token, mean of the patches' tokens, both, or a learnt query an output.",
     )
     hidden_size: PositiveInt | None = Field(
         default=None, description="Width of one hidden layer; null: a linear head."
@@ -201,7 +201,7 @@ class FromEncoderSpec(TrainSpec):
         default=1.0, description="Each layer learns slower than the next one by this factor."
     )
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    augment: AugmentSpec = AugmentSpec(shift=3.0, intensity_shift=0.02, noise=0.01)
+    augment: AugmentSpec = AugmentSpec(shift=3.0, intensity_shift=0.02)
     weight_decay: NonNegativeFloat = 0.05
 
     @model_validator(mode="after")

@@ -52,8 +52,8 @@ def test_numbers_come_back_in_their_own_unit(tmp_path):
         "std": [20.0, 2.0],
     }
     model = load_predictor(save_predictor(tmp_path, contract, num_outputs=2), CPU)
-    torch.nn.init.zeros_(model.model.head.weight)
-    model.model.head.bias.data = torch.tensor([1.5, -2.0])
+    torch.nn.init.zeros_(model.model.head[-1].weight)
+    model.model.head[-1].bias.data = torch.tensor([1.5, -2.0])
     found = model.predict(_values(hu_of(0)), WINDOW)
     np.testing.assert_allclose(found, [[130.0, -9.0]], rtol=1e-6)
     assert model.columns == ("pred_ml", "pred_HU")

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from ct3dlib.config import MaeFinetuneSpec, PredictorNetworkSpec
+from ct3dlib.models.predictor import Predictor
 from ct3dlib.objectives.finetune import FinetuneObjective, class_weights
 from ct3dlib.training.engine import TorchEngine
 
@@ -75,7 +76,7 @@ def test_findings_that_are_not_known_cost_nothing_and_teach_nothing():
     objective.model.zero_grad()
     batch["targets"] = torch.tensor([[NAN, NAN, 0.0], [NAN, NAN, 1.0]])
     objective.loss(batch, "model")[0].backward()
-    assert not objective.model.head.bias.grad[:2].any()
+    assert not objective.model.head[-1].bias.grad[:2].any()
 
 
 def test_present_findings_weigh_as_much_as_absent_ones():
@@ -133,11 +134,11 @@ def test_a_frozen_encoder_learns_nothing():
     encoder = objective.model.encoder
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
     engine = TorchEngine(objective, objective.spec, torch.device("cpu"))
-    head = objective.model.head.weight.detach().clone()
+    head = objective.model.head[-1].weight.detach().clone()
     engine.update([batch_of(targets)], "model", 0)
     assert all(torch.equal(before[name], value) for name, value in encoder.state_dict().items())
     assert all(parameter.grad is None for parameter in encoder.parameters())
-    assert not torch.equal(head, objective.model.head.weight)
+    assert not torch.equal(head, objective.model.head[-1].weight)
 
 
 def test_each_layer_learns_slower_than_the_next():
@@ -160,8 +161,8 @@ def test_each_layer_learns_slower_than_the_next():
         "model.encoder.blocks.0.qkv.weight": base / 8,
         "model.encoder.blocks.2.qkv.bias": base / 2,
         "model.encoder.norm.weight": base,
-        "model.norm.weight": base,
-        "model.head.weight": base,
+        "model.head.0.weight": base,
+        "model.head.1.weight": base,
     }.items():
         assert rates[name] == pytest.approx(wanted), name
     decays = {
@@ -170,7 +171,7 @@ def test_each_layer_learns_slower_than_the_next():
         for p in group["params"]
     }
     assert decays["model.encoder.blocks.0.qkv.weight"] == 0.05
-    assert decays["model.encoder.blocks.0.qkv.bias"] == decays["model.norm.weight"] == 0
+    assert decays["model.encoder.blocks.0.qkv.bias"] == decays["model.head.0.weight"] == 0
 
 
 def test_volumes_and_targets_are_mixed_in_training_alone():
@@ -195,22 +196,32 @@ def test_heads_see_what_their_name_says(pooling, hidden):
         }
     )
     torch.manual_seed(0)
-    from ct3dlib.models.predictor import Predictor
-
     model = Predictor(network).eval()
     volumes = torch.rand(2, 1, 4, 8, 12)
     tokens = model.encoder(volumes)
     match pooling:
         case "cls":
-            wanted = tokens[:, 0]
+            wanted = model.head(tokens[:, 0])
         case "pooled":
-            wanted = tokens[:, 1:].mean(1)
+            wanted = model.head(tokens[:, 1:].mean(1))
         case "both":
-            wanted = torch.cat((tokens[:, 0], tokens[:, 1:].mean(1)), 1)
+            wanted = model.head(torch.cat((tokens[:, 0], tokens[:, 1:].mean(1)), 1))
         case _:
-            query = model.pool.query.expand(2, -1, -1)
-            wanted = model.pool.attention(query, tokens, tokens)[0][:, 0]
-    torch.testing.assert_close(model(volumes), model.head(model.norm(wanted)))
-    last = model.head if hidden is None else model.head[-1]
+            torch.nn.init.normal_(model.head.places)
+            wanted = attentive_by_hand(model.head, tokens)
+    torch.testing.assert_close(model(volumes), wanted)
+    last = model.head.last if pooling == "attentive" else model.head[-1]
     assert last.weight.abs().max() < 1e-4  # the head starts at almost nothing
     assert model(volumes).shape == (2, 5)
+
+
+def attentive_by_hand(head: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+    """Return each output from what its own query gathers, one by one."""
+    outputs = []
+    for k in range(head.queries.shape[1]):
+        query = head.queries[:, k : k + 1].expand(len(tokens), -1, -1)
+        mask = head.places[k : k + 1]
+        gathered = head.attention(query, tokens, tokens, attn_mask=mask)[0][:, 0]
+        features = head.hidden(head.norm(gathered))
+        outputs.append(features @ head.last.weight[k] + head.last.bias[k])
+    return torch.stack(outputs, dim=1)
