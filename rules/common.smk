@@ -76,6 +76,15 @@ def cores(training):
     return (training.threads + training.num_workers) * training.devices
 
 
+def made_here(start):
+    """Return which model of this run a folder is, however it is spelt; None for any other."""
+    made = {
+        Path("models", name).resolve(): name
+        for name in (*CONFIG.tokenizers, *CONFIG.encoders())
+    }
+    return made.get(Path(start).resolve())
+
+
 def check_start(key, start, *, makes):
     """Raise unless the model that a training starts from is there, or another one of this run.
 
@@ -83,16 +92,12 @@ def check_start(key, start, *, makes):
     """
     if start is None:
         return
-    made = {
-        Path("models", name).resolve(): name
-        for name in (*CONFIG.tokenizers, *CONFIG.encoders())
-    }
     folder = Path(start).resolve()
-    if made.get(folder) == makes:
+    if made_here(start) == makes:
         raise WorkflowError(
             f"{key}.init_from: {start} is what this training makes; name another model"
         )
-    if folder not in made and not Path(folder, "spec.json").is_file():
+    if made_here(start) is None and not Path(folder, "spec.json").is_file():
         raise WorkflowError(
             f"{key}.init_from: no model in {folder}; correct the path, or train or import the "
             f"model first"
@@ -100,8 +105,14 @@ def check_start(key, start, *, makes):
 
 
 def start_files(start):
-    """Return the files of the model that a training starts from, if there is one."""
-    return [f"{start}/model.safetensors", f"{start}/spec.json"] if start else []
+    """Return the files of the model that a training starts from, if there is one.
+
+    A model of this run goes by the name that its rule gives it.
+    """
+    if start is None:
+        return []
+    folder = f"models/{made_here(start)}" if made_here(start) else start
+    return [f"{folder}/model.safetensors", f"{folder}/spec.json"]
 
 
 def by_attempt(amount):

@@ -113,6 +113,46 @@ def test_fine_tuning_starts_from_the_pretrained_encoder(run):
         assert tuned.module(bright)[0, 0] > tuned.module(torch.full_like(bright, 0.5))[0, 0]
 
 
+def test_other_starting_weights_are_a_training_of_their_own(run, caplog):
+    start = pretrain(run)
+    changes = {"frozen": True, "steps": 4}
+    first = load_model(finetune(run, start, **changes)).module.encoder.state_dict()
+    again = load_model(finetune(run, start, **changes)).module.encoder.state_dict()
+    assert all(torch.equal(first[k], again[k]) for k in first)
+    assert "stale" not in caplog.text
+    other = pretrain(run, "other", seed=5)
+    for file in ("model.safetensors", "spec.json"):
+        (start / file).write_bytes((other / file).read_bytes())
+    tuned = load_model(finetune(run, start, **changes)).module.encoder.state_dict()
+    wanted = load_model(other).module.encoder.state_dict()
+    assert all(torch.equal(tuned[k], wanted[k]) for k in wanted)
+    assert "starting weights" in caplog.text
+
+
+def test_an_encoder_that_saw_other_axes_is_refused(run):
+    start = pretrain(run)
+    turned = RecipeSpec(**{**RECIPE.model_dump(), "axes": "dwh"})
+    with pytest.raises(CheckpointError, match=r"the recipe: its axes is dwh, .* trained on dhw"):
+        pretrain(run, "turned", init_from=str(start), seen=turned)
+
+
+def test_a_column_of_which_nothing_is_known_is_named_before_training(run):
+    model = {key: MODEL[key] for key in ("encoder", "patch_size")}
+    table = run.folder / "two.csv"
+    rows = [
+        f"{name}{i},{i},{i if name == 'valid' else ''}"
+        for name, n in SPLITS.items()
+        for i in range(n)
+    ]
+    table.write_text("Path,age,weight\n" + "\n".join(rows) + "\n")
+    catalog = train_finetune.read_catalog(Path())
+    catalog["kind"], catalog["dataset"], catalog["problem"] = "nifti", "folder", None
+    catalog["sources"] = [[f"{v}.nii.gz"] for v in catalog["volume"]]
+    labels = {"csv": str(table), "columns": ["age", "weight"]}
+    with pytest.raises(StoreError, match="weight: not known of any stored volume of the train spl"):
+        finetune(run, None, model=model, task="regression", labels=labels)
+
+
 def test_fine_tuning_from_scratch_needs_no_pretraining(run):
     model = {key: MODEL[key] for key in ("encoder", "patch_size")}
     folder = finetune(run, None, model=model, task="multiclass", findings=["dark", "bright"])

@@ -13,6 +13,7 @@ from ct3dlib.objectives.finetuning import load_start_encoder, targets_of
 from ct3dlib.objectives.small_budget import Split, compare_starts
 from ct3dlib.training.target_items import TargetItems
 from workflow_scripts.step import Arguments, run, write_json
+from workflow_scripts.training import digest
 
 
 def main(args: Namespace) -> None:
@@ -36,7 +37,8 @@ def main(args: Namespace) -> None:
     patients = dict(zip(catalog["volume"], catalog["patient"], strict=True))
     split = Split(items, held_out, patients, targets, recipe)
     torch.set_num_threads(spec.threads)
-    found = compare_starts(spec, split, start=start, run_dir=args.run, code=args.code)
+    code = f"{args.code} {digest(start)}"
+    found = compare_starts(spec, split, start=start, run_dir=args.run, code=code)
     write_json(args.metrics, {"small_budget": found})
 
 

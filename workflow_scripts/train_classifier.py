@@ -43,7 +43,6 @@ def main(args: Namespace) -> None:
         items,
         validation,
         args=args,
-        network=network,
         contract={"recipe": recipe.model_dump(mode="json"), "labels": list(items.names)},
     )
 

@@ -41,7 +41,6 @@ def main(args: Namespace) -> None:
         items,
         validation,
         args=args,
-        network=spec.model,
         contract={"recipe": recipe.model_dump(mode="json")},
     )
 

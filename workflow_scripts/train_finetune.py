@@ -17,7 +17,7 @@ from ct3dlib.objectives.finetuning import (
 )
 from ct3dlib.training.target_items import TargetItems
 from workflow_scripts.step import Arguments, run
-from workflow_scripts.training import fit
+from workflow_scripts.training import digest, fit
 
 
 def main(args: Namespace) -> None:
@@ -34,18 +34,25 @@ def main(args: Namespace) -> None:
             "no stored volume of the train split has labels; give the catalog labels or a CSV "
             "(mae_finetune.labels), or set mae_finetune to null"
         )
+    for name, column in zip(items.names, items.targets.T, strict=True):
+        if column.isnan().all():
+            raise StoreError(
+                f"{name}: not known of any stored volume of the train split; fill the column in, "
+                f"or leave it out of mae_finetune.labels.columns"
+            )
     volumes = [*items.scans.volumes, *validation.scans.volumes]
     check_volumes(recipe, volumes, model="this training")
     torch.set_num_threads(spec.threads)
     torch.manual_seed(spec.seed)
-    objective = finetune_objective(spec, recipe, items, start=load_start_encoder(spec, recipe))
+    start = load_start_encoder(spec, recipe)
+    objective = finetune_objective(spec, recipe, items, start=start)
     fit(
         objective,
         items,
         validation,
         args=args,
-        network=objective.model.spec,
         contract=predictor_contract(objective, recipe, items),
+        origin=digest(start) if start is not None else "",
     )
 
 

@@ -14,7 +14,7 @@ from ct3dlib.models.mae import MaskedAutoencoder
 from ct3dlib.objectives.mae import MaskedAutoencoderObjective
 from ct3dlib.training.scan_items import ScanItems
 from workflow_scripts.step import Arguments, run
-from workflow_scripts.training import fit
+from workflow_scripts.training import digest, fit
 
 
 def main(args: Namespace) -> None:
@@ -31,15 +31,17 @@ def main(args: Namespace) -> None:
     torch.set_num_threads(spec.threads)
     torch.manual_seed(spec.seed)
     objective = MaskedAutoencoderObjective(spec, network)
+    origin = ""
     if spec.init_from is not None:
         _start_from(Path(spec.init_from), objective.model, recipe)
+        origin = digest(objective.model)
     fit(
         objective,
         items,
         validation,
         args=args,
-        network=network,
         contract={"recipe": recipe.model_dump(mode="json")},
+        origin=origin,
     )
 
 

@@ -13,7 +13,7 @@ from ct3dlib.objectives.segment import SegmentObjective
 from ct3dlib.regions.classes import class_names, stored_masks, with_masks
 from ct3dlib.training.mask_items import MaskItems
 from workflow_scripts.step import Arguments, run
-from workflow_scripts.training import fit
+from workflow_scripts.training import digest, fit
 
 
 def main(args: Namespace) -> None:
@@ -48,8 +48,8 @@ def main(args: Namespace) -> None:
         items,
         validation,
         args=args,
-        network=network,
         contract={"recipe": recipe.model_dump(mode="json"), "classes": list(classes)},
+        origin=digest(start) if start is not None else "",
     )
 
 

@@ -1,6 +1,5 @@
 """Train one tokenizer on its recipe's volumes, stage by stage, and export its best weights."""
 
-import hashlib
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ct3dlib.cohort.store import StoredVolume, stored_volumes
 from ct3dlib.config import RecipeSpec, TokenizerSpec
@@ -24,6 +23,7 @@ from ct3dlib.training.items import CropItems, GridItems, WholeItems
 from ct3dlib.training.loader import Items
 from ct3dlib.training.loop import train
 from workflow_scripts.step import Arguments, run
+from workflow_scripts.training import digest
 
 State = Mapping[str, Tensor]
 
@@ -44,7 +44,7 @@ def main(args: Namespace) -> None:
     stages = spec.in_stages()
     for number, stage in enumerate(stages, start=1):
         objective, origin = _objective(stage, recipe, args.features, weights=weights)
-        before = _digest(objective.model.encoding_modules())
+        before = digest(*objective.model.encoding_modules())
         summary = train(
             objective,
             _items(stage, recipe, volumes, training=True),
@@ -54,7 +54,7 @@ def main(args: Namespace) -> None:
             code=" ".join((args.code, *origin)),
         )
         weights = objective.model.state_dict()
-        after = _digest(objective.model.encoding_modules())
+        after = digest(*objective.model.encoding_modules())
         history.append({**asdict(summary), "encoder_before": before, "encoder_after": after})
     if rank() == 0 and weights is not None:
         model = build_autoencoder(spec.model)
@@ -88,7 +88,7 @@ def _objective(
     objective = TokenizerObjective(spec, value_range=recipe.range, perceptual=perceptual)
     if weights is not None:
         objective.model.load_state_dict(weights)
-        origin.append(_digest([objective.model]))
+        origin.append(digest(objective.model))
     return objective, origin
 
 
@@ -104,11 +104,6 @@ def _adopt(spec: TokenizerSpec, recipe: RecipeSpec, *, folder: Path) -> None:
     its_own = RecipeSpec.model_validate(found.contract["recipe"])
     name, data = f"init_from {spec.init_from}", f"recipe {spec.recipe}"
     check_recipe(its_own, recipe.model_dump(mode="json"), model=name, data=data)
-    if recipe.axes != its_own.axes:
-        raise CheckpointError(
-            f"{data}: its axes are {recipe.axes}, {name} was trained on {its_own.axes}; set "
-            f"the recipe's axes to these"
-        )
     if rank() == 0:
         save_model(
             folder,
@@ -145,16 +140,6 @@ def _items(
     if spec.patching == "full" and training:
         return GridItems(volumes, patch=spec.crop, stride=spec.crop, **seen)
     return CropItems(volumes, crop=spec.crop, **seen)
-
-
-def _digest(modules: Sequence[nn.Module]) -> str:
-    """Return a hash of weights."""
-    found = hashlib.sha256()
-    for module in modules:
-        for name, value in sorted(module.state_dict().items()):
-            found.update(name.encode())
-            found.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()
 
 
 if __name__ == "__main__":

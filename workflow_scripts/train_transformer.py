@@ -35,7 +35,7 @@ def main(args: Namespace) -> None:
         "labels": list(items.names),
         "tokenizer_sha256": tokenizer.sha256,
     }
-    fit(objective, items, validation, args=args, network=network, contract=contract)
+    fit(objective, items, validation, args=args, contract=contract)
 
 
 def _network(spec: TransformerSpec, items: TokenItems, tokenizer: Tokenizer) -> MaskGITNetworkSpec:

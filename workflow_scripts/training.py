@@ -1,11 +1,13 @@
-"""What every training's step ends with: the loop, then the model's files."""
+"""What every training's step ends with: the loop, then the model's files; hashes of weights."""
 
+import hashlib
 from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from ct3dlib.models import ModelSpec
+from torch import nn
+
 from ct3dlib.models.exported import save_model
 from ct3dlib.training.distributed import rank
 from ct3dlib.training.loader import Items
@@ -19,18 +21,19 @@ def fit(
     validation: Items,
     *,
     args: Namespace,
-    network: ModelSpec,
     contract: Mapping[str, Any],
+    origin: str = "",
 ) -> None:
     """Train and export the best weights.
 
     Args:
-        objective: Its `model` is what is exported.
+        objective: Its `model`, with the `spec` it was built from, is what is exported.
         items: What is trained on.
         validation: What chooses the weights; where it is empty the last ones are taken.
         args: The step's `spec`, `run`, `model` and `code`.
-        network: What the model was built from.
         contract: What the model's file says of its data.
+        origin: Hash of the weights that it starts from, if others made them: a state of other ones
+            is moved aside.
     """
     summary = train(
         objective,
@@ -38,13 +41,24 @@ def fit(
         args.spec,
         run_dir=args.run,
         validation=validation if len(validation) else None,
-        code=args.code,
+        code=" ".join(filter(None, (args.code, origin))),
     )
     if rank() == 0:
+        model: Any = objective.get_submodule("model")
         save_model(
             args.model,
-            objective.get_submodule("model"),
-            spec=network,
+            model,
+            spec=model.spec,
             contract=contract,
             training=asdict(summary),
         )
+
+
+def digest(*modules: nn.Module) -> str:
+    """Return a hash of weights."""
+    found = hashlib.sha256()
+    for module in modules:
+        for name, value in sorted(module.state_dict().items()):
+            found.update(name.encode())
+            found.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()

@@ -169,7 +169,15 @@ class RecipeSpec(Spec):
     @property
     def seen_shape(self) -> Shape | None:
         """`shape` in the order of `axes`."""
-        if self.shape is None or self.axes == "dhw":
-            return self.shape
-        depth, height, width = self.shape
+        return self._seen(self.shape)
+
+    @property
+    def seen_whole(self) -> Shape | None:
+        """Voxels of every volume in the order of `axes`; None where they differ."""
+        return self._seen(self.shape or self.size)
+
+    def _seen(self, shape: Shape | None) -> Shape | None:
+        if shape is None or self.axes == "dhw":
+            return shape
+        depth, height, width = shape
         return depth, width, height

@@ -1,5 +1,6 @@
 """Sections of the masked autoencoder of whole scans, and of what is fine-tuned from it."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -11,7 +12,7 @@ from pydantic import (
     model_validator,
 )
 
-from ct3dlib.config.base import Fraction, Name, Shape, Spec
+from ct3dlib.config.base import Fraction, Name, Seed, Shape, Spec
 from ct3dlib.config.training import AugmentSpec, Beta, TrainSpec
 
 Task = Literal["binary", "multiclass", "multilabel", "regression"]
@@ -221,11 +222,16 @@ class FromEncoderSpec(TrainSpec):
 class LabelTableSpec(Spec):
     """A CSV of what to learn; a row a volume."""
 
-    csv: str
+    csv: Annotated[str, Field(min_length=1)]
     path_column: str = Field(default="Path", description="File of the scan, or the volume's name.")
     columns: tuple[str, ...] = Field(
         default=("Label",), min_length=1, description="What is learnt; several: one output each."
     )
+
+    @model_validator(mode="after")
+    def _check(self) -> "LabelTableSpec":
+        _check_once("columns", self.columns)
+        return self
 
 
 class SmallBudgetSpec(Spec):
@@ -235,7 +241,12 @@ class SmallBudgetSpec(Spec):
         description="Patients of the train split with labels."
     )
     steps: PositiveInt
-    seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
+    seeds: tuple[Seed, ...] = Field(default=(0, 1, 2), min_length=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> "SmallBudgetSpec":
+        _check_once("seeds", self.seeds)
+        return self
 
 
 class MaeFinetuneSpec(FromEncoderSpec):
@@ -246,7 +257,7 @@ class MaeFinetuneSpec(FromEncoderSpec):
         default=None, description="A CSV; null: the catalog's findings or classes."
     )
     findings: tuple[str, ...] | None = Field(
-        default=None, description="Which of the catalog's; null: all."
+        default=None, min_length=1, description="Which of the catalog's; null: all."
     )
     head: HeadSpec = HeadSpec()
     mixup: NonNegativeFloat = Field(default=0.0, description="Alpha of mixup; 0: none.")
@@ -264,6 +275,7 @@ class MaeFinetuneSpec(FromEncoderSpec):
     def _check_task(self) -> "MaeFinetuneSpec":
         if self.labels is not None and self.findings is not None:
             raise ValueError("findings are the catalog's; with labels.csv name its columns instead")
+        _check_once("findings", self.findings or ())
         one = self.task in ("binary", "multiclass")
         if self.labels is None and self.task == "regression":
             raise ValueError("task: regression needs numbers; give labels.csv")
@@ -314,6 +326,17 @@ class EmbeddingsSpec(Spec):
         default=(4, 4, 4), description="Also the mean of each cell of this grid; null: none."
     )
     volumes_per_batch: PositiveInt = 4
+
+
+def _check_once(key: str, values: Sequence[object]) -> None:
+    """Refuse values that are named twice.
+
+    Raises:
+        ValueError: One is.
+    """
+    twice = sorted({str(value) for value in values if values.count(value) > 1})
+    if twice:
+        raise ValueError(f"{key}: {', '.join(twice)} is named twice; name each once")
 
 
 def check_patches(shape: Shape, encoder: VolumeEncoderSpec, what: str) -> None:

@@ -18,6 +18,7 @@ from ct3dlib.config.mae import (
     MaeFinetuneSpec,
     MaeSegmentSpec,
     MaeSpec,
+    MaskedAutoencoderNetworkSpec,
     check_patches,
 )
 from ct3dlib.config.regions import RegionsSpec
@@ -172,13 +173,15 @@ class Config(Spec):
     def _check_encoders(self) -> "Config":
         for name, section in self.encoders().items():
             recipe = self.recipes[section.recipe]
-            shape = recipe.shape or recipe.size
+            shape = recipe.seen_whole
             if shape is None:
                 raise ValueError(
                     f"{name}: takes whole volumes of one shape; give its recipe "
                     f"{section.recipe!r} a shape or a size"
                 )
-            if section.model is not None:
+            if isinstance(section, MaeSpec):
+                MaskedAutoencoderNetworkSpec(**section.model.model_dump(), shape=shape)
+            elif section.model is not None:
                 check_patches(shape, section.model, f"{name}: a volume")
             start = getattr(section, "init_from", None)
             if start == "models/mae" and self.mae is None:

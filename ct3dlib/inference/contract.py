@@ -21,10 +21,12 @@ _KEYS = (
     "percentiles",
     "window",
     "range",
+    "axes",
 )
 
-# Of these, what voxels' values mean; a training may go on from another grid, not from others.
-_INTENSITIES = ("domain", "percentiles", "window", "range")
+# Of these, what voxels' values and axes mean; a training may go on from another grid, but not from
+# other ones.
+_INTENSITIES = ("domain", "percentiles", "window", "range", "axes")
 
 
 def check_intensities(contract: RecipeSpec, recipe: RecipeSpec, *, model: str, data: str) -> None:
@@ -48,7 +50,7 @@ def check_recipe(contract: RecipeSpec, recipe: Mapping[str, Any], *, model: str,
 
     Args:
         contract: The recipe that the model's file carries.
-        recipe: That of the data, as JSON; a store's is without `window` and `range`.
+        recipe: That of the data, as JSON; a store's is without `window`, `range` and `axes`.
         model: What the message calls the model.
         data: What it calls the data.
 
@@ -112,7 +114,9 @@ def _check_attributes(contract: RecipeSpec, volume: StoredVolume, model: str) ->
             f"{volume.array.store}: does not say which recipe made it; delete its status table and "
             f"run the rule volumes again"
         )
-    check_recipe(contract, ct3d["recipe"], model=model, data=str(volume.array.store))
+    # A store has its axes as they are; volumes are turned on their way to a model.
+    made = {key: value for key, value in ct3d["recipe"].items() if key != "axes"}
+    check_recipe(contract, made, model=model, data=str(volume.array.store))
     if ct3d["domain"] != contract.domain:
         raise CheckpointError(
             f"{volume.volume}: its domain is {ct3d['domain']}, {model} was trained on "

@@ -103,7 +103,11 @@ def _read(
         raise ConfigError(
             f"{path}: one file, and series {series!r} is given; leave it out, or give the folder"
         )
-    if not path.exists():
+    try:
+        there = path.exists()
+    except OSError as error:
+        raise VolumeError("FILE_UNREADABLE", f"{path}: {error.strerror}; correct it") from error
+    if not there:
         raise VolumeError("FILE_MISSING", f"{path}: no such file or folder; correct the path")
     if is_nifti(path) or is_itk(path):
         stated = None if metadata is None else _stated(path, metadata)

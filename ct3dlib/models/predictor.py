@@ -11,8 +11,6 @@ from ct3dlib.config import PredictorNetworkSpec
 from ct3dlib.config.mae import Pooling
 from ct3dlib.models.volume_encoder import VolumeEncoder
 
-_PROBE_HEADS = 8
-
 
 class Predictor(nn.Module):
     """An encoder and its head; outputs are logits, or the numbers of a regression."""
@@ -25,9 +23,13 @@ class Predictor(nn.Module):
         self.head: _Attentive | nn.Sequential
         if spec.head.pooling == "attentive":
             self.head = _Attentive(width, spec)
-        else:
-            features = 2 * width if spec.head.pooling == "both" else width
-            self.head = nn.Sequential(nn.LayerNorm(features, eps=1e-6), *_layers(features, spec))
+            return
+        features = 2 * width if spec.head.pooling == "both" else width
+        layers: list[nn.Module] = [nn.LayerNorm(features, eps=1e-6)]
+        if spec.head.hidden_size is not None:
+            layers += [nn.Linear(features, spec.head.hidden_size), nn.GELU()]
+            features = spec.head.hidden_size
+        self.head = nn.Sequential(*layers, _last(features, spec))
 
     def forward(self, volumes: Float[Tensor, "B 1 D H W"]) -> Float[Tensor, "B K"]:
         """Return the outputs of volumes in the spec's range."""
@@ -37,42 +39,34 @@ class Predictor(nn.Module):
 
 
 class _Attentive(nn.Module):
-    """A learnt query an output, that gathers from all tokens what it needs.
+    """Reads each output off the tokens that its own query looks for.
 
-    Attentive probing (Chen et al., arXiv:2202.03026, section 3.3) with the queries of Liu et al.
-    (Query2Label, arXiv:2107.10834). Whole scans lie alike, and findings in places of their own:
-    each query also learns how much it likes each place, whatever is there.
+    Attention pooling (Ilse et al., arXiv:1802.04712, equation 8) with a query an output. Whole
+    scans lie alike, and findings in places of their own: so each output also learns how much it
+    likes a place, whatever is there.
     """
 
     def __init__(self, width: int, spec: PredictorNetworkSpec) -> None:
         super().__init__()
-        self.queries = nn.Parameter(torch.empty(1, spec.num_outputs, width))
-        nn.init.normal_(self.queries, std=0.02)
-        self.places = nn.Parameter(torch.zeros(spec.num_outputs, 1 + spec.encoder.num_patches))
-        heads = next(n for n in range(_PROBE_HEADS, 0, -1) if width % n == 0)
-        self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
-        self.norm = nn.LayerNorm(width, eps=1e-6)
-        *hidden, last = _layers(width, spec)
-        self.hidden = nn.Sequential(*hidden)
-        self.last = last
+        hidden = spec.head.hidden_size or width
+        self.query = nn.Linear(width, spec.num_outputs, bias=False)
+        self.places = nn.Parameter(torch.zeros(1 + spec.encoder.num_patches, spec.num_outputs))
+        self.value = nn.Sequential(nn.Linear(width, hidden), nn.GELU())
+        self.last = _last(hidden, spec)
 
     def forward(self, tokens: Float[Tensor, "B _ C"]) -> Float[Tensor, "B K"]:
-        """Return an output for each query, read off by its own weights."""
-        queries = self.queries.expand(len(tokens), -1, -1)
-        gathered, _ = self.attention(  # B K C
-            queries, tokens, tokens, need_weights=False, attn_mask=self.places.to(tokens.dtype)
-        )
-        features = self.hidden(self.norm(gathered))
-        return (features * self.last.weight).sum(-1) + self.last.bias
+        """Return an output for each query."""
+        shares = (self.query(tokens) + self.places).float().softmax(dim=1)  # B 1+N K
+        gathered = shares.transpose(1, 2).to(tokens.dtype) @ self.value(tokens)  # B K H
+        return (gathered * self.last.weight).sum(-1) + self.last.bias
 
 
-def _layers(features: int, spec: PredictorNetworkSpec) -> list[nn.Module]:
-    """Return the layers from features to outputs; the last one starts near 0."""
-    hidden = spec.head.hidden_size
-    last = nn.Linear(hidden or features, spec.num_outputs)
+def _last(features: int, spec: PredictorNetworkSpec) -> nn.Linear:
+    """Return the layer to the outputs, which starts near 0."""
+    last = nn.Linear(features, spec.num_outputs)
     nn.init.trunc_normal_(last.weight, std=spec.head.init_std)
     nn.init.zeros_(last.bias)
-    return [last] if hidden is None else [nn.Linear(features, hidden), nn.GELU(), last]
+    return last
 
 
 def pooled(tokens: Float[Tensor, "B _ C"], pooling: Pooling) -> Float[Tensor, "B F"]:

@@ -135,6 +135,12 @@ def fill_(
             + "; ".join(f"{len(v)} {k}: {_some(v)}" for k, v in listed.items() if v)
             + "; give a checkpoint of the published layout"
         )
+    odd = [name for name, value in filled.items() if not value.isfinite().all()]
+    if odd:
+        raise CheckpointError(
+            f"{path}: {len(odd)} weights hold values that are not finite: {_some(odd)}; the file "
+            f"is damaged or its training failed"
+        )
     module.load_state_dict(filled, strict=True)
 
 

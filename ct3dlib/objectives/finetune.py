@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ct3dlib.config import MaeFinetuneSpec, PredictorNetworkSpec
+from ct3dlib.errors import ConfigError
 from ct3dlib.models.predictor import Predictor
 from ct3dlib.nn.intensity import windowed
 from ct3dlib.objectives.encoder_layers import Layers, decayed_layers
@@ -58,8 +59,8 @@ class FinetuneObjective(Objective):
     def loss(self, batch: Batch, turn: str) -> tuple[Tensor, Metrics]:
         """Return the mean over volumes and what is known of them.
 
-        `accuracy` is the share that is told right; of numbers `rmse` is in deviations of the
-        training's.
+        `accuracy` is the share that is told right, `balanced_accuracy` the share by the weights of
+        classes; of numbers `rmse` is in deviations of the training's.
         """
         del turn  # there is one
         volumes, targets = self._seen(batch)
@@ -118,16 +119,22 @@ class FinetuneObjective(Objective):
         outputs: Float[Tensor, "B K"],
         targets: Float[Tensor, "B K"],
         *,
-        known: Tensor,
+        known: Bool[Tensor, "B K"],
     ) -> Metrics:
         """Return how often outputs are right; of mixed targets the larger part counts."""
         match self.spec.task:
             case "binary" | "multilabel":
-                right = (outputs > 0) == (targets > 0.5)
-                return {"accuracy": masked_mean(right.float(), known)}
+                present = targets > 0.5
+                right = ((outputs > 0) == present).float()
+                weights = torch.where(present, self.class_weights, 1.0) * known
+                balanced = (right * weights).sum() / weights.sum().clamp_min(1e-6)
+                return {"accuracy": masked_mean(right, known), "balanced_accuracy": balanced}
             case "multiclass":
-                right = outputs.argmax(1) == targets.argmax(1)
-                return {"accuracy": right.float().mean()}
+                classes = targets.argmax(1)
+                right = (outputs.argmax(1) == classes).float()
+                weights = self.class_weights[classes]
+                balanced = (right * weights).sum() / weights.sum()
+                return {"accuracy": right.mean(), "balanced_accuracy": balanced}
             case "regression":
                 return {"rmse": masked_mean((outputs - targets).square(), known).sqrt()}
 
@@ -139,13 +146,13 @@ def class_weights(spec: MaeFinetuneSpec, targets: Float[Tensor, "N K"]) -> Float
     both errors are equally rare; of classes, the weight that gives each the same sum.
 
     Raises:
-        ValueError: The config gives another number of weights than there are outputs.
+        ConfigError: The config gives another number of weights than there are outputs.
     """
     count = targets.shape[1]
     match spec.class_weights:
         case tuple() as given:
             if len(given) != count:
-                raise ValueError(
+                raise ConfigError(
                     f"class_weights: {len(given)} numbers for {count} outputs; give one each"
                 )
             return torch.tensor(given)

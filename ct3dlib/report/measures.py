@@ -13,7 +13,7 @@ CURVES = {
     "transformer": ["loss", "bits_per_index", "accuracy_digit_0", "lr"],
     "classifier": ["loss", "accuracy", "lr"],
     "mae": ["loss", "baseline", "lr"],
-    "mae_finetune": ["loss", "accuracy", "rmse", "lr"],
+    "mae_finetune": ["loss", "balanced_accuracy", "rmse", "lr"],
     "mae_segment": ["loss", "dice", "lr"],
     "features": ["loss", "accuracy", "anatomy_accuracy", "lr"],
 }

@@ -56,7 +56,9 @@ class TorchEngine(Engine):
             for block in objective.blocks():
                 block.forward = partial(checkpoint, block.forward, use_reentrant=False)
         if spec.compile:
-            objective.compile()
+            # Block by block one graph serves all, and what is drawn for items stays out of it.
+            for part in objective.blocks() or (objective,):
+                part.compile()
         if spec.fully_shard:
             _shard(objective, device)
         self._parameters = {turn: objective.parameters_of(turn) for turn in objective.turns}

@@ -125,3 +125,12 @@ def test_volumes_of_another_recipe_or_store_are_refused(tmp_path):
     table = write_shard(tmp_path / "0001.parquet", "tokens", arrays, RECIPE)
     with pytest.raises(StoreError, match="a store of tokens, not of volumes; give tables of data"):
         stored_readers([table], RECIPE, model="m")
+
+
+def test_a_name_that_no_disk_takes_is_a_rejected_scan(tmp_path):
+    reader = scan_reader(tmp_path / ("x" * 300 + ".nii.gz"), RecipeSpec())
+    with pytest.raises(VolumeError, match="File name too long; correct it") as raised:
+        reader()
+    assert raised.value.reason == "FILE_UNREADABLE"
+    with pytest.raises(VolumeError, match=r"a\.nii\.gz: no such file or folder; correct the path"):
+        scan_reader(tmp_path / "a.nii.gz", RecipeSpec())()

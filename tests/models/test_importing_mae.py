@@ -391,3 +391,11 @@ def test_arguments_are_allowed_for_this_format_alone(tmp_path, weights):
 def test_entries_that_are_no_tensors_are_refused(tmp_path, weights):
     with pytest.raises(CheckpointError, match="epoch is a int, wanted a tensor; give the file"):
         import_mae(_saved(tmp_path, {**weights, "epoch": 7}))
+
+
+def test_weights_that_are_not_finite_are_named(tmp_path, weights):
+    broken = {**weights, "norm.weight": torch.full_like(weights["norm.weight"], torch.nan)}
+    with pytest.raises(
+        CheckpointError, match=r"1 weights hold values that are not finite: encoder"
+    ):
+        import_mae(_file(tmp_path, broken))

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from ct3dlib.config import MaeFinetuneSpec, PredictorNetworkSpec
+from ct3dlib.errors import ConfigError
 from ct3dlib.models.predictor import Predictor
 from ct3dlib.objectives.finetune import FinetuneObjective, class_weights
 from ct3dlib.training.engine import TorchEngine
@@ -87,8 +88,23 @@ def test_present_findings_weigh_as_much_as_absent_ones():
     assert class_weights(spec_of(), many).tolist() == [20]
     assert class_weights(spec_of(class_weights=None), targets).tolist() == [1] * 4
     assert class_weights(spec_of(class_weights=(1, 2, 3, 4)), targets).tolist() == [1, 2, 3, 4]
-    with pytest.raises(ValueError, match="class_weights: 2 numbers for 4 outputs; give one each"):
+    with pytest.raises(ConfigError, match="class_weights: 2 numbers for 4 outputs; give one each"):
         class_weights(spec_of(class_weights=(1, 2)), targets)
+
+
+def test_balanced_accuracy_is_half_for_whoever_says_the_same_of_all():
+    targets = torch.tensor([[1.0, NAN], [0, 1], [0, 0], [0, 0]])
+    objective = objective_of(targets, class_weights="balanced")
+    known, no = ~targets.isnan(), -torch.ones(4, 2)
+    told = objective._metrics(no, targets.nan_to_num(), known=known)
+    assert told["balanced_accuracy"] == pytest.approx(0.5)
+    assert told["accuracy"] == pytest.approx(5 / 7)
+    classes = F.one_hot(torch.tensor([0, 0, 0, 1])).float()
+    objective = objective_of(classes, task="multiclass", class_weights="balanced")
+    first = torch.tensor([[1.0, 0]]).expand(4, -1)
+    told = objective._metrics(first, classes, known=torch.ones(4, 2, dtype=torch.bool))
+    assert told["balanced_accuracy"] == pytest.approx(0.5)
+    assert told["accuracy"] == pytest.approx(0.75)
 
 
 def test_classes_are_learnt_by_their_cross_entropy():
@@ -218,10 +234,9 @@ def test_heads_see_what_their_name_says(pooling, hidden):
 def attentive_by_hand(head: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
     """Return each output from what its own query gathers, one by one."""
     outputs = []
-    for k in range(head.queries.shape[1]):
-        query = head.queries[:, k : k + 1].expand(len(tokens), -1, -1)
-        mask = head.places[k : k + 1]
-        gathered = head.attention(query, tokens, tokens, attn_mask=mask)[0][:, 0]
-        features = head.hidden(head.norm(gathered))
-        outputs.append(features @ head.last.weight[k] + head.last.bias[k])
+    values = F.gelu(head.value[0](tokens))
+    for k in range(head.places.shape[1]):
+        liked = tokens @ head.query.weight[k] + head.places[:, k]
+        gathered = (liked.softmax(1)[..., None] * values).sum(1)
+        outputs.append(gathered @ head.last.weight[k] + head.last.bias[k])
     return torch.stack(outputs, dim=1)

@@ -49,6 +49,27 @@ def test_afterwards_nothing_is_left_to_do(finished, snakemake):
     assert "Nothing to be done" in done.stdout + done.stderr
 
 
+def test_encoders_say_something_of_every_series(finished):
+    catalog = pd.read_parquet(finished / "data/catalog/ct_rate.parquet")
+    for split in ("train", "tune", "valid"):
+        wanted = sorted(catalog.loc[catalog["split"] == split, "volume"])
+        embedded = pd.read_parquet(finished / f"embeddings/{split}.parquet")
+        assert embedded["volume"].tolist() == wanted
+        made = embedded[embedded["status"] == "embedded"]
+        assert {len(row) for row in made["class"]} <= {24}
+        assert {len(row) for row in made["regional"]} <= {24 * 64}
+    predictions = pd.read_csv(finished / "predictions/valid.csv")
+    assert sorted(predictions["volume"]) == wanted
+    told = predictions[predictions["status"] == "predicted"].filter(like="prob_")
+    assert told.shape == (2, 18)
+    assert ((told > 0) & (told < 1)).all().all()
+    measured = json.loads((finished / "metrics/mae.json").read_text())
+    assert measured["counts"] == {"reconstruction": 2, "finetune": 2, "segment": 2}
+    assert len(measured["auroc"]) == 18
+    assert 0 <= measured["dice"]["lungs"] <= 1
+    assert "Masked autoencoder" in (finished / "results/report.html").read_text()
+
+
 def test_every_series_is_accounted_for_at_every_stage(finished):
     catalog = pd.read_parquet(finished / "data/catalog/ct_rate.parquet")
     files = [
@@ -275,6 +296,13 @@ def test_a_start_that_is_no_model_is_named(start, message, snakemake, tmp_path):
 
 def test_a_training_may_start_from_another_one_of_the_run(snakemake, tmp_path):
     preset = tmp_path / "start.yaml"
-    preset.write_text("tokenizers: {lfq: {init_from: models/fsq}}\n")
+    starts = [
+        "tokenizers: {lfq: {init_from: models/fsq}}",
+        "mae_finetune: {init_from: ./models/mae/}",
+    ]
+    preset.write_text("\n".join(starts))
     done = snakemake("-n", directory=tmp_path, preset=preset)
     assert done.returncode == 0, done.stderr
+    tuned = done.stdout.split("rule mae_finetune:")[1].split("rule ")[0]
+    assert "Input files updated by another job" in tuned
+    assert "models/mae/model.safetensors" in tuned.split("reason:")[1]
