@@ -26,25 +26,29 @@ from ct3dlib.config.data import (
     PhantomSpec,
     RecipeSpec,
 )
+from ct3dlib.config.encoder import (
+    VisionTransformerSpec,
+    VolumeEncoderNetworkSpec,
+    VolumeEncoderSpec,
+)
 from ct3dlib.config.features import FeaturesSpec, SliceFeaturesSpec
-from ct3dlib.config.generation import GenerationSpec, Plane
-from ct3dlib.config.mae import (
-    EmbeddingsSpec,
+from ct3dlib.config.finetune import (
     FromEncoderSpec,
     HeadSpec,
     LabelTableSpec,
     MaeFinetuneSpec,
     MaeSegmentSpec,
-    MaeSpec,
-    MaskedAutoencoderNetworkSpec,
-    MaskedAutoencoderSpec,
     PredictorNetworkSpec,
     SegmenterNetworkSpec,
     SmallBudgetSpec,
     Task,
-    VisionTransformerSpec,
-    VolumeEncoderNetworkSpec,
-    VolumeEncoderSpec,
+)
+from ct3dlib.config.generation import GenerationSpec, Plane
+from ct3dlib.config.mae import (
+    EmbeddingsSpec,
+    MaeSpec,
+    MaskedAutoencoderNetworkSpec,
+    MaskedAutoencoderSpec,
 )
 from ct3dlib.config.quantizer import FSQSpec, LFQSpec, QuantizerSpec
 from ct3dlib.config.regions import (

@@ -9,18 +9,12 @@ from pydantic import Field, PositiveInt, ValidationError, field_validator, model
 from ct3dlib.config.base import Name, Spec
 from ct3dlib.config.classifier import ClassifierSpec
 from ct3dlib.config.data import CatalogSpec, PhantomSpec, RecipeSpec
+from ct3dlib.config.encoder import check_patches
 from ct3dlib.config.explain import explain
 from ct3dlib.config.features import FeaturesSpec
+from ct3dlib.config.finetune import FromEncoderSpec, MaeFinetuneSpec, MaeSegmentSpec
 from ct3dlib.config.generation import GenerationSpec
-from ct3dlib.config.mae import (
-    EmbeddingsSpec,
-    FromEncoderSpec,
-    MaeFinetuneSpec,
-    MaeSegmentSpec,
-    MaeSpec,
-    MaskedAutoencoderNetworkSpec,
-    check_patches,
-)
+from ct3dlib.config.mae import EmbeddingsSpec, MaeSpec, MaskedAutoencoderNetworkSpec
 from ct3dlib.config.regions import RegionsSpec
 from ct3dlib.config.tokenizer import LatentsSpec, TokenizerSpec, TokensSpec, check_fits
 from ct3dlib.config.transformer import SamplesSpec, TransformerSpec

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ct3dlib.config import PredictorNetworkSpec
-from ct3dlib.config.mae import Pooling
+from ct3dlib.config.finetune import Pooling
 from ct3dlib.models.volume_encoder import VolumeEncoder
 
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from ct3dlib.cohort.location import Location
 from ct3dlib.cohort.store import StoredVolume, stored_volumes
-from ct3dlib.config.mae import MaskKind
+from ct3dlib.config.finetune import MaskKind
 from ct3dlib.errors import StoreError
 from ct3dlib.regions.label_map import REGIONS
 

@@ -48,7 +48,7 @@ from ct3dlib.config import (
     VolumeEncoderNetworkSpec,
     VolumeEncoderSpec,
 )
-from ct3dlib.config.mae import Pooling
+from ct3dlib.config.finetune import Pooling
 from ct3dlib.objectives.classify import ClassifyObjective
 from ct3dlib.objectives.finetune import FinetuneObjective
 from ct3dlib.objectives.mae import MaskedAutoencoderObjective
