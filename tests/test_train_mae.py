@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn.metrics import mean_absolute_error, roc_auc_score
 
 from ct3dlib.config import MaeFinetuneSpec, MaeSpec, RecipeSpec
 from ct3dlib.errors import CheckpointError, ConfigError, StoreError
@@ -18,6 +19,7 @@ from workflow_scripts import (
     evaluate_finetune,
     evaluate_mae,
     merge_metrics,
+    predict,
     train_finetune,
     train_mae,
 )
@@ -45,7 +47,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Namespace:
             for i, name in enumerate(arrays)
         ]
     catalog = pd.DataFrame(rows)
-    for step in (train_finetune, compare_starts, evaluate_finetune):
+    for step in (train_finetune, compare_starts, evaluate_finetune, predict):
         monkeypatch.setattr(step, "read_catalog", lambda path: catalog)
     return Namespace(folder=tmp_path, recipe=RECIPE, code="c", catalog=Path(), **tables)
 
@@ -256,3 +258,50 @@ def test_metric_files_are_laid_together_and_nothing_is_lost(tmp_path):
         merge_metrics.main(
             Namespace(parts=[*paths, tmp_path / "other.json"], metrics=tmp_path / "x.json")
         )
+
+
+LABELS = {  # a name or number of volume i, by task
+    "binary": lambda i: i % 2,
+    "multilabel": lambda i: i % 2,
+    "multiclass": lambda i: ("a", "b", "c")[i % 3],
+    "regression": lambda i: 20.0 + i,
+}
+
+
+@pytest.mark.parametrize("task", LABELS)
+def test_every_task_is_learnt_told_and_scored(run, task):
+    model = {key: MODEL[key] for key in ("encoder", "patch_size")}
+    table = run.folder / "labels.csv"
+    rows = [f"{name}{i},{LABELS[task](i)}" for name, n in SPLITS.items() for i in range(n)]
+    table.write_text("Path,x\n" + "\n".join(rows) + "\n")
+    catalog = train_finetune.read_catalog(Path())
+    catalog["kind"], catalog["dataset"], catalog["problem"] = "nifti", "folder", None
+    catalog["sources"] = [[f"{v}.nii.gz"] for v in catalog["volume"]]
+    catalog["split"] = catalog["volume"].str.rstrip("0123456789")
+    given = {"task": task, "labels": {"csv": str(table), "columns": ["x"]}, "model": model}
+    folder = finetune(run, None, **given, learning_rate=1e-2)
+    told = run.folder / "predictions/valid.csv"
+    predict.main(
+        step(run, model=folder, volumes=run.valid, split="valid", device="cpu", table=told)
+    )
+    spec = MaeFinetuneSpec.model_validate({**SHORT, **given, "init_from": None})
+    place = {
+        "predictions": told,
+        "curves": run.folder / "roc.png",
+        "metrics": run.folder / "m.json",
+    }
+    evaluate_finetune.main(step(run, spec=spec, **place))
+    frame, found = pd.read_csv(told), json.loads(place["metrics"].read_text())
+    true = [LABELS[task](i) for i in range(SPLITS["valid"])]
+    assert frame["volume"].tolist() == [f"valid{i}" for i in range(SPLITS["valid"])]
+    match task:
+        case "multiclass":
+            outputs = frame[["prob_a", "prob_b", "prob_c"]].to_numpy()
+            np.testing.assert_allclose(outputs.sum(1), 1, atol=1e-6)
+            wanted = roc_auc_score(true, outputs, multi_class="ovr", labels=["a", "b", "c"])
+            assert found["classes"]["auroc"] == pytest.approx(wanted)
+        case "regression":
+            wanted = mean_absolute_error(true, frame["pred_x"])
+            assert found["regression"]["x"]["mae"] == pytest.approx(wanted, rel=1e-5)
+        case _:
+            assert found["auroc"]["x"] == pytest.approx(roc_auc_score(true, frame["prob_x"]))

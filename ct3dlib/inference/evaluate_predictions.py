@@ -17,6 +17,7 @@ from ct3dlib.datasets.targets import Targets
 from ct3dlib.errors import StoreError
 from ct3dlib.metrics.bootstrap import UndefinedScoreError, scores_with_intervals
 from ct3dlib.metrics.classification import (
+    BINARY_SCORES,
     binary_scores_with_intervals,
     multiclass_scores,
     regression_scores,
@@ -25,6 +26,7 @@ from ct3dlib.metrics.classification import (
 
 _SEED = 0  # of the resamples
 _CURVE_POINTS = 100
+_FEWEST_PATIENTS = 2  # that an interval needs
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,8 +134,18 @@ def _of_findings(found: Predicted) -> dict[str, Any]:
     rows = {}
     for k, name in _named(found):
         outputs, true, patients = _known(found, k)
-        rows[name] = binary_scores_with_intervals(outputs, true, patients=patients, seed=_SEED)
+        if len(set(patients)) < _FEWEST_PATIENTS:
+            rows[name] = _unscored(true, patients)
+        else:
+            rows[name] = binary_scores_with_intervals(outputs, true, patients=patients, seed=_SEED)
     return {"auroc": {name: row["auroc"] for name, row in rows.items()}, "findings": rows}
+
+
+def _unscored(true: NDArray[np.bool_], patients: Sequence[str]) -> dict[str, Any]:
+    """Return the row of a finding that is known of too few patients."""
+    names = (key for name in BINARY_SCORES for key in (name, f"{name}_ci"))
+    counts = {"n": len(true), "n_patients": len(set(patients)), "n_positive": int(true.sum())}
+    return {**dict.fromkeys(names), **counts}
 
 
 def _known(found: Predicted, k: int) -> tuple[NDArray[np.float64], NDArray[np.bool_], list[str]]:
@@ -157,10 +169,12 @@ def _of_classes(found: Predicted) -> dict[str, Any]:
 
 
 def _of_numbers(found: Predicted, k: int) -> dict[str, Any] | None:
-    """Return the scores of one number; None where all volumes have the same."""
+    """Return the scores of one number; None where all volumes have the same, or too few one."""
     known = ~np.isnan(found.targets[:, k])
     outputs, true = found.outputs[known, k], found.targets[known, k].astype(np.float64)
     patients = [p for p, is_known in zip(found.patients, known, strict=True) if is_known]
+    if len(set(patients)) < _FEWEST_PATIENTS:
+        return None
 
     def score(items: np.ndarray) -> dict[str, float]:
         return regression_scores(outputs[items], true[items])

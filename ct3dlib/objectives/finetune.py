@@ -70,9 +70,12 @@ class FinetuneObjective(Objective):
         return loss, self._metrics(outputs.detach(), targets.nan_to_num(), known=known)
 
     def weight(self, batch: Batch, turn: str) -> Tensor:
-        """Return how many targets are known."""
+        """Return how many targets are known; mixed with an unknown one, one is unknown too."""
         del turn
-        return (~batch["targets"].isnan()).float().sum()
+        known = ~batch["targets"].isnan()
+        if self.training and (self.spec.mixup or self.spec.cutmix):
+            known = known & known.roll(1, 0)
+        return known.float().sum()
 
     def blocks(self) -> Sequence[nn.Module]:
         """Return the encoder's blocks."""

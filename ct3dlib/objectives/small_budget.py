@@ -117,8 +117,10 @@ def held_out_auroc(objective: FinetuneObjective, items: TargetItems) -> dict[str
 
 
 def _auroc(outputs: NDArray[np.float32], targets: NDArray[np.float32]) -> float | None:
-    """Return the AUROC of what is known of a finding."""
+    """Return the AUROC of what is known of a finding; None where that tells nothing apart."""
     known = ~np.isnan(targets)
+    if not known.any():
+        return None
     try:
         return binary_scores(outputs[known], targets[known] > 0)["auroc"]
     except UndefinedScoreError:

@@ -73,3 +73,22 @@ def test_predictions_that_fit_no_label_are_refused():
         join_targets(table_of(6), Targets(("a",), {"other": np.zeros(1, np.float32)}))
     with pytest.raises(StoreError, match="no column prob_c or pred_c; predict with a model of"):
         join_targets(table_of(6), Targets(("c",), {"v0": np.zeros(1, np.float32)}))
+
+
+def test_what_is_known_of_too_few_patients_is_not_scored_and_the_rest_is():
+    table = table_of(12)
+    rng = np.random.default_rng(2)
+    values = np.c_[np.arange(12) % 2, np.full(12, np.nan)].astype(np.float32)
+    targets = Targets(("a", "b"), {f"v{i}": row for i, row in enumerate(values)})
+    found = evaluate_predictions(join_targets(table, targets), "multilabel")
+    assert found["auroc"]["a"] == pytest.approx(roc_auc_score(values[:, 0], table["prob_a"]))
+    assert (found["auroc"]["b"], found["findings"]["b"]["n"]) == (None, 0)
+    values[:2, 1] = [0, 1]  # both kinds, of one patient
+    found = evaluate_predictions(join_targets(table, targets), "multilabel")
+    assert found["auroc"]["b"] is None
+    assert found["findings"]["b"]["n_positive"] == 1
+    numbers = table_of(12, ("a", "b"), prefix="pred")
+    values[:, 0] = rng.random(12)
+    found = evaluate_predictions(join_targets(numbers, targets), "regression")["regression"]
+    assert found["a"]["n"] == 12
+    assert found["b"] is None

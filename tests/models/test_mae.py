@@ -3,10 +3,15 @@
 import pytest
 import torch
 
-from ct3dlib.config import MaskedAutoencoderNetworkSpec, MaskedAutoencoderSpec
+from ct3dlib.config import (
+    MaskedAutoencoderNetworkSpec,
+    MaskedAutoencoderSpec,
+    VolumeEncoderNetworkSpec,
+)
 from ct3dlib.errors import CheckpointError
 from ct3dlib.losses.patches import masked_patch_loss
 from ct3dlib.models.mae import MaskedAutoencoder
+from ct3dlib.models.volume_encoder import VolumeEncoder
 from ct3dlib.nn.patches import patchify
 from ct3dlib.nn.position import resize_table
 
@@ -230,3 +235,38 @@ def test_stages_are_the_tokens_after_some_blocks():
     torch.testing.assert_close(first.flatten(2).transpose(1, 2), tokens)
     torch.testing.assert_close(last.flatten(2).transpose(1, 2), encoder(volumes())[:, 1:])
     assert first.shape == (2, 48, 2, 4, 6)
+
+
+@pytest.mark.parametrize(("grid", "ratio"), [((3, 4, 4), 0.9), ((2, 5, 5), 0.6), ((1, 1, 7), 0.5)])
+def test_visible_patches_are_a_whole_number_rounded_down(grid, ratio):
+    shape = [n * p for n, p in zip(grid, (4, 8, 8), strict=True)]
+    network = model(shape=shape, mask_ratio=ratio)
+    count = grid[0] * grid[1] * grid[2]
+    masks = network.draw_masks(torch.rand(1, count))
+    assert masks.visible.shape[1] == network.spec.num_visible == int(count * (1 - ratio))
+    assert masks.masked.shape[1] == count - int(count * (1 - ratio))
+
+
+def test_1025_of_4097_tokens_are_seen_of_the_published_grid():
+    decoder = {"hidden_size": 6, "num_layers": 1, "num_heads": 1}
+    network, seen = model(shape=[16, 16, 16], patch_size=[1, 1, 1], decoder=decoder), []
+    network.encoder.blocks[0].register_forward_pre_hook(
+        lambda _, given: seen.append(given[0].shape[1])
+    )
+    masks = network.draw_masks(torch.rand(1, 4096))
+    network.encoder(torch.rand(1, 1, 16, 16, 16), masks.visible)
+    assert seen == [1025]
+
+
+@pytest.mark.parametrize(
+    ("size", "millions"), [("tiny", 6.1), ("small", 22.9), ("base", 88.2), ("large", 306.5)]
+)
+def test_parameters_are_those_of_a_vision_transformer(size, millions):
+    """Patches, class token, 12 C^2 + 13 C for each block (MLP ratio 4), and the last norm."""
+    network = VolumeEncoderNetworkSpec.model_validate({"encoder": size, "shape": [256] * 3})
+    with torch.device("meta"):
+        encoder = VolumeEncoder(network)
+    width, layers = network.encoder.hidden_size, network.encoder.num_layers
+    wanted = 4097 * width + width + layers * (12 * width**2 + 13 * width) + 2 * width
+    assert sum(p.numel() for p in encoder.parameters()) == wanted
+    assert round(wanted / 1e6, 1) == millions

@@ -1,6 +1,7 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -129,3 +130,38 @@ def test_positions_stretched_onto_another_grid_stay_where_they_were():
     for axis in range(3):
         others = [a for a in range(3) if a != axis]
         assert other[..., 16 * axis : 16 * (axis + 1)].std(dim=others).max() < 1e-6
+
+
+@pytest.mark.parametrize("grid", [(8, 8, 8), (12, 16, 16), (24, 16, 16)])
+def test_stretched_positions_are_interpolated_along_each_axis(grid):
+    """Against matrices of half-voxel linear interpolation, written out."""
+    table = sincos_table((16, 16, 16), 48)
+    found = resize_table(table, (16, 16, 16), to=grid)[1:].unflatten(0, grid)
+    wanted = table[1:].unflatten(0, (16, 16, 16))
+    for axis, size in enumerate(grid):
+        moved = torch.tensordot(lerp_matrix(size, 16), wanted.movedim(axis, 0), 1)
+        wanted = moved.movedim(0, axis)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
+
+
+def lerp_matrix(size: int, old: int) -> torch.Tensor:
+    """Return what each of `size` places takes of `old` ones whose outer edges are theirs."""
+    matrix = torch.zeros(size, old)
+    for i in range(size):
+        at = min(max((i + 0.5) * old / size - 0.5, 0), old - 1)
+        low = min(int(at), old - 2)
+        matrix[i, low], matrix[i, low + 1] = 1 - (at - low), at - low
+    return matrix
+
+
+@pytest.mark.parametrize(("width", "parts"), [(1024, (341, 341, 342)), (512, (170, 171, 171))])
+def test_the_published_table_of_positions_row_by_row(width, parts):
+    rows = np.stack(np.meshgrid(*[np.arange(16)] * 3, indexing="ij"), -1).reshape(-1, 3)
+    columns = []
+    for axis, size in enumerate(parts):
+        half = size // 2
+        angles = rows[:, axis : axis + 1] / 10000 ** (np.arange(half) / half)
+        extra = [np.sin(rows[:, axis : axis + 1] / 10000)] * (size % 2)
+        columns += [np.sin(angles), np.cos(angles), *extra]
+    found = sincos_table((16, 16, 16), width)[1:].numpy()
+    np.testing.assert_allclose(found, np.concatenate(columns, axis=1), rtol=0, atol=1e-6)

@@ -37,3 +37,13 @@ def test_branches_are_dropped_by_item_and_keep_their_mean():
     kept = block(0.5).train()._kept(attended.expand(4000, -1, -1))
     torch.testing.assert_close(kept.mean(0, keepdim=True), attended, rtol=0.1, atol=0.02)
     torch.testing.assert_close(block(0.5).eval()(tokens[:1]), block().eval()(tokens[:1]))
+
+
+def test_attention_that_is_looked_at_is_what_the_block_takes():
+    one, tokens = block().eval(), torch.randn(2, 5, 24)
+    normed = one.attention_norm(tokens)
+    value = one.qkv(normed).chunk(3, dim=-1)[2].unflatten(-1, (3, 8)).transpose(1, 2)
+    shares = one.attention(tokens)
+    torch.testing.assert_close(shares.sum(-1), torch.ones(2, 3, 5))
+    gathered = (shares @ value).transpose(1, 2).flatten(2)
+    torch.testing.assert_close(one.attention_out(gathered), one._attend(normed))

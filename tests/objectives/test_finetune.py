@@ -190,6 +190,89 @@ def test_each_layer_learns_slower_than_the_next():
     assert decays["model.encoder.blocks.0.qkv.bias"] == decays["model.head.0.weight"] == 0
 
 
+def test_weights_of_findings_and_classes_enter_the_loss():
+    targets = torch.tensor([[1.0, 0], [0, 1], [1, 1]])
+    objective, batch = objective_of(targets, class_weights=(3.0, 0.5)), batch_of(targets)
+    logits = outputs_of(objective, batch)
+    wanted = F.binary_cross_entropy_with_logits(
+        logits, targets, pos_weight=torch.tensor([3.0, 0.5])
+    )
+    torch.testing.assert_close(objective.loss(batch, "model")[0].detach(), wanted)
+    classes = F.one_hot(torch.tensor([0, 1, 1])).float()
+    objective = objective_of(classes, task="multiclass", class_weights=(3.0, 0.5))
+    batch = batch_of(classes)
+    entropies = F.cross_entropy(outputs_of(objective, batch), classes.argmax(1), reduction="none")
+    wanted = (torch.tensor([3.0, 0.5, 0.5]) * entropies).mean()
+    torch.testing.assert_close(objective.loss(batch, "model")[0].detach(), wanted)
+
+
+def test_labels_are_smoothed_in_training_alone():
+    targets = torch.tensor([[1.0], [0.0]])
+    objective = objective_of(targets, task="binary", class_weights=None, label_smoothing=0.2)
+    batch = batch_of(targets)
+    logits = outputs_of(objective, batch)
+    soft = F.binary_cross_entropy_with_logits(logits, targets * 0.8 + 0.1)
+    torch.testing.assert_close(objective.train().loss(batch, "model")[0].detach(), soft)
+    hard = F.binary_cross_entropy_with_logits(logits, targets)
+    torch.testing.assert_close(objective.eval().loss(batch, "model")[0].detach(), hard)
+
+
+def test_gradients_stop_at_a_frozen_encoder():
+    targets = torch.tensor([[1.0], [0.0]])
+    objective = objective_of(targets, task="binary", frozen=True, init_from="x", model=None)
+    objective.loss(batch_of(targets), "model")[0].backward()
+    assert all(parameter.grad is None for parameter in objective.model.encoder.parameters())
+    assert objective.model.head[-1].weight.grad.abs().sum() > 0
+
+
+def test_the_weight_of_a_mixed_batch_is_what_is_known_of_it():
+    targets = torch.tensor([[1.0, NAN], [0, 1], [1, 0]])
+    objective = objective_of(targets, mixup=1.0, cutmix=1.0).train()
+    batch = batch_of(targets)
+    _, mixed = objective._seen(batch)
+    assert objective.weight(batch, "model") == (~mixed.isnan()).sum() == 4
+    assert objective.eval().weight(batch, "model") == 5
+
+
+def test_one_label_is_mixed_too_in_odd_batches():
+    targets = torch.tensor([[1.0], [0.0], [1.0]])
+    objective = objective_of(targets, task="binary", mixup=0.8, cutmix=1.0).train()
+    batch = batch_of(targets)
+    _, mixed = objective._seen(batch)
+    assert ((mixed >= 0) & (mixed <= 1)).all()
+    assert objective.loss(batch, "model")[0].isfinite()
+
+
+def test_branches_are_dropped_the_oftener_the_deeper():
+    network = PredictorNetworkSpec.model_validate(
+        {
+            "encoder": {**ENCODER, "shape": [4, 8, 12], "drop_path": 0.3},
+            "head": {},
+            "num_outputs": 1,
+        }
+    )
+    blocks = Predictor(network).encoder.blocks
+    assert [block.drop_path for block in blocks] == pytest.approx([0, 0.15, 0.3])
+
+
+@pytest.mark.parametrize("std", [2e-5, 0.02])
+def test_the_head_starts_with_the_deviation_that_is_asked_for(std):
+    network = PredictorNetworkSpec.model_validate(
+        {
+            "encoder": {
+                "encoder": {"hidden_size": 516, "num_layers": 1, "num_heads": 2},
+                "patch_size": [2, 4, 4],
+                "shape": [4, 8, 12],
+            },
+            "head": {"init_std": std},
+            "num_outputs": 18,
+        }
+    )
+    head = Predictor(network).head
+    assert head[0].normalized_shape == (1032,)
+    assert head[-1].weight.std().item() == pytest.approx(std, rel=0.1)
+
+
 def test_volumes_and_targets_are_mixed_in_training_alone():
     targets = torch.tensor([[1.0, 0], [0, 1]])
     objective, batch = objective_of(targets, mixup=1.0), batch_of(targets)

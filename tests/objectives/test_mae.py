@@ -92,3 +92,19 @@ def test_the_picture_shows_original_seen_and_filled_in_slices():
 
 def test_two_bytes_a_voxel_go_to_the_device():
     assert batch_of()["values"].element_size() == 2
+
+
+@pytest.mark.parametrize("norm_pix", [False, True])
+def test_what_is_visible_is_no_target(norm_pix, monkeypatch):
+    """With predictions that stay the same, visible voxels change nothing and masked ones do."""
+    objective, batch = objective_of(norm_pix), batch_of()
+    volumes, masks = objective._seen(batch)
+    kept = objective.model(volumes, masks).detach()
+    monkeypatch.setattr(objective.model, "forward", lambda volumes, masks: kept)
+    before = objective.loss(batch, "model")[0]
+    shown = objective.model.with_masked(torch.ones_like(volumes), masks, torch.zeros_like(kept))
+    for changed, same in ((shown == 1, True), (shown == 0, False)):
+        values = torch.where(changed, batch["values"] // 2, batch["values"])
+        values[:, :, :, 0] = torch.where(changed[:, :, :, 0], 7, values[:, :, :, 0])
+        after = objective.loss({**batch, "values": values}, "model")[0]
+        assert torch.equal(after, before) is same

@@ -119,6 +119,7 @@ def test_a_warm_up_that_never_ends_is_told(tmp_path, caplog):
     _weights_after(4, tmp_path / "all", warmup_steps=4)
     assert "steps 0 to 4 on cpu, 8 items a step, learning rate 0.01" in caplog.text
     assert "(4) are all of 4 steps: the learning rate never reaches 0.01" in caplog.text
+    assert [r.levelname for r in caplog.records if "never reaches" in r.message] == ["WARNING"]
     caplog.clear()
     _weights_after(4, tmp_path / "some", warmup_steps=3)
     assert "never reaches" not in caplog.text
