@@ -92,7 +92,7 @@ def test_every_documented_code_is_met_here_or_in_the_tests_of_its_reader(reposit
     table = (repository / "docs" / "data.md").read_text().split("## Reason codes")[1]
     documented = set(re.findall(r"^\| `([A-Z0-9_]+)` \|", table, re.MULTILINE))
     tests = [Path(__file__), repository / "tests/test_cli_segment.py"]
-    for folder in ("datasets", "regions"):
+    for folder in ("datasets", "regions", "inference"):
         tests += (repository / "tests" / folder).glob("test_*.py")
     others = "\n".join(path.read_text() for path in tests)
     met = {case.reason for case in CASES}
