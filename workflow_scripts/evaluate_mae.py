@@ -14,7 +14,7 @@ from workflow_scripts.step import Arguments, run, write_json
 
 
 def main(args: Namespace) -> None:
-    """Draw the first volumes, then write the errors."""
+    """Draw two volumes, then write the errors."""
     loaded = load_model(args.model)
     if not isinstance(loaded.module, MaskedAutoencoder):
         raise CheckpointError(
@@ -24,7 +24,9 @@ def main(args: Namespace) -> None:
     recipe = RecipeSpec.model_validate(loaded.contract["recipe"])
     volumes = stored_volumes(args.valid)
     metrics = evaluate_mae(model, recipe, volumes)
-    shown = [(volume, fill(model, recipe, volume)) for volume in volumes[:2]]
+    # Volumes are sorted by patient: the first one and the middle one are of two.
+    chosen = [volumes[i] for i in sorted({0, len(volumes) // 2})]
+    shown = [(one, fill(model, recipe, one, index=i)) for i, one in enumerate(chosen)]
     args.example.parent.mkdir(parents=True, exist_ok=True)
     args.example.write_bytes(draw_filled(shown, value_range=recipe.range))
     write_json(args.metrics, {"reconstruction": metrics})

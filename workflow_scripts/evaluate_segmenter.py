@@ -15,7 +15,7 @@ from workflow_scripts.step import Arguments, run, write_json
 
 
 def main(args: Namespace) -> None:
-    """Draw the first volumes, then write the scores."""
+    """Draw two volumes, then write the scores."""
     spec: MaeSegmentSpec = args.spec
     torch.set_num_threads(spec.threads)
     masks = stored_masks(spec.masks, regions=args.regions, lesions=args.lesions)
@@ -29,7 +29,8 @@ def main(args: Namespace) -> None:
             one.read_classes(),
             segmenter.segment(one.volume.read(), one.volume.own_window or window).classes,
         )
-        for one in held_out[:2]
+        # Sorted by patient: the first one and the middle one are of two.
+        for one in (held_out[i] for i in sorted({0, len(held_out) // 2}))
     ]
     args.example.parent.mkdir(parents=True, exist_ok=True)
     args.example.write_bytes(draw_masks(shown, window=window))

@@ -76,10 +76,19 @@ def evaluate_mae(
 
 
 @torch.no_grad()
-def fill(model: MaskedAutoencoder, recipe: RecipeSpec, volume: StoredVolume) -> Filled:
-    """Return a stored volume as it is, as it was seen and as it was filled in."""
+def fill(
+    model: MaskedAutoencoder, recipe: RecipeSpec, volume: StoredVolume, *, index: int = 0
+) -> Filled:
+    """Return a stored volume as it is, as it was seen and as it was filled in.
+
+    Args:
+        model: On its device.
+        recipe: Of its contract.
+        volume: Of it.
+        index: Of the masks.
+    """
     given = _read(model, recipe, volume)
-    masks = _masks(model, 0)
+    masks = _masks(model, index)
     shown = (given, model.hidden(given, masks), model.filled(given, masks))
     return Filled(*(from_model(x[0, 0].float().cpu().numpy(), recipe.axes) for x in shown))
 
