@@ -32,18 +32,20 @@ class MaskedAutoencoderObjective(Objective):
         self.model = MaskedAutoencoder(network)
 
     def loss(self, batch: Batch, turn: str) -> tuple[Tensor, Metrics]:
-        """Return the mean squared error of the masked patches.
-
-        `baseline` is the loss of one who knows no more than the mean of the visible patches.
-        """
+        """Return the mean squared error of the masked patches."""
         del turn
         volumes, masks = self._seen(batch)
         patches = self.model.masked_patches(volumes, masks)
         norm_pix = self.model.spec.norm_pix
-        loss = masked_patch_loss(self.model(volumes, masks), patches, norm_pix=norm_pix).mean()
+        return masked_patch_loss(self.model(volumes, masks), patches, norm_pix=norm_pix).mean(), {}
+
+    def validate(self, batch: Batch) -> Metrics:
+        """Return the loss, and `baseline`: that of who knows no more than the visible mean."""
+        volumes, masks = self._seen(batch)
+        patches = self.model.masked_patches(volumes, masks)
         guess = self._guess(volumes, masks).expand_as(patches)
-        baseline = masked_patch_loss(guess, patches, norm_pix=norm_pix).mean()
-        return loss, {"baseline": baseline.detach()}
+        baseline = masked_patch_loss(guess, patches, norm_pix=self.model.spec.norm_pix).mean()
+        return {**super().validate(batch), "baseline": baseline}
 
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
         """Return the middle slices of one volume: as it is, what was seen, what was made of it."""

@@ -60,10 +60,11 @@ def test_masks_are_those_of_the_item_and_its_seed():
 def test_the_baseline_knows_the_mean_of_what_is_visible():
     objective, batch = objective_of(), batch_of()
     batch["values"][:] = 200
-    _, metrics = objective.loss(batch, "model")
+    metrics = objective.validate(batch)
+    assert metrics["loss"] == objective.loss(batch, "model")[0]
     assert metrics["baseline"].item() == pytest.approx(0, abs=1e-12)
     # Of normalised patches the best guess is 0, and its error their variance.
-    _, metrics = objective_of(norm_pix=True).loss(batch_of(), "model")
+    metrics = objective_of(norm_pix=True).validate(batch_of())
     assert metrics["baseline"].item() == pytest.approx(1 - 1 / 32, abs=1e-3)
 
 
