@@ -30,3 +30,22 @@ def write_shard(
         rows.append({**row, "shape": list(array.shape)})
     write_table(pd.DataFrame(rows, columns=[*STATUS_COLUMNS, "shape"]), status)
     return status
+
+
+def write_bright_or_dark(
+    folder: Path, counts: Mapping[str, int], recipe: RecipeSpec, *, shape: tuple[int, int, int]
+) -> tuple[dict[str, list[Path]], pd.DataFrame]:
+    """Write volumes of which every other one is bright; return tables by split and the catalog.
+
+    Volumes are called by their split and number, and each is a patient's only one; its label says
+    what it is.
+    """
+    tables, rows = {}, []
+    for split, count in counts.items():
+        arrays = {f"{split}{i}": np.full(shape, 500 * (i % 2), np.int16) for i in range(count)}
+        tables[split] = [write_shard(folder / split / "0000.parquet", "volumes", arrays, recipe)]
+        rows += [
+            {"volume": name, "patient": name, "labels": None, "label": ("dark", "bright")[i % 2]}
+            for i, name in enumerate(arrays)
+        ]
+    return tables, pd.DataFrame(rows)

@@ -14,7 +14,9 @@ import zarr
 
 from ct3dlib.cli import main
 from ct3dlib.inference.embed import load_volume_encoder
-from ct3dlib.models.exported import load_model
+from ct3dlib.inference.loaded import tokenizer_contract
+from ct3dlib.models import build_model
+from ct3dlib.models.exported import load_model, save_model
 from tests.corpus.dicom_files import one_slice
 from tests.inference.encoders import (
     RECIPE,
@@ -24,6 +26,7 @@ from tests.inference.encoders import (
     seen_of,
     write_scan,
 )
+from tests.inference.test_loaded import VAE, section
 from tests.stores import write_shard
 
 NAMES = ["nodule", "effusion"]
@@ -45,6 +48,8 @@ def models(tmp_path_factory) -> Path:
     contract = {"task": "multilabel", "names": NAMES}
     save_predictor(folder / "mae_finetune", contract, num_outputs=2)
     save_mae(folder / "mae")
+    contract = tokenizer_contract(section(VAE), RECIPE)
+    save_model(folder / "vae", build_model(VAE), spec=VAE, contract=contract, training={})
     return folder
 
 
@@ -226,6 +231,26 @@ def test_the_recipe_that_a_user_believes_in_is_checked(
     assert "was trained on [-1000.0, 600.0]" in error
     assert not out.exists()
     _ct3d(monkeypatch, capsys, *arguments, "--recipe", tmp_path / "same.json")
+
+
+@pytest.mark.parametrize(
+    ("command", "name", "said"),
+    [
+        ("predict", "mae", ": a MaskedAutoencoder predicts nothing; give a fine-tuned model, as"),
+        ("predict", "vae", ": a KLAutoencoder predicts nothing; give a fine-tuned model, as"),
+        ("predict", "none", "/spec.json: no such file; train the model or pull it again"),
+        ("embed", "vae", ": a KLAutoencoder without a volume encoder; give a masked autoencoder"),
+    ],
+    ids=["predict mae", "predict vae", "predict none", "embed vae"],
+)
+def test_a_model_of_another_kind_is_refused_before_a_scan_is_read(
+    monkeypatch, capsys, tmp_path, models, scans, command, name, said
+):
+    out = tmp_path / ("o.csv" if command == "predict" else "o.parquet")
+    arguments = [command, "--checkpoint", models / name, "-i", scans, "-o", out]
+    error = _ct3d(monkeypatch, capsys, *arguments, code=1)
+    assert error.startswith(f"ct3d: {models / name}{said}")
+    assert not out.exists()
 
 
 def test_embeddings_are_those_of_the_model(monkeypatch, capsys, tmp_path, models, scans):

@@ -4,7 +4,6 @@ from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
@@ -13,7 +12,7 @@ from ct3dlib.cohort.store import stored_volumes
 from ct3dlib.config import ClassifierSpec, RecipeSpec, VolumeClassifierSpec
 from ct3dlib.errors import CheckpointError, StoreError
 from ct3dlib.inference.judge import Judge, judge_samples, judge_volumes, load_judge
-from tests.stores import write_shard
+from tests.stores import write_bright_or_dark
 from workflow_scripts import train_classifier
 from workflow_scripts.train_classifier import main
 
@@ -24,16 +23,7 @@ SPLITS = {"train": 12, "tune": 4}
 @pytest.fixture
 def args(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Namespace:
     """Return what the rule gives; every other volume is bright, which is what the labels say."""
-    paths, rows = {}, []
-    for split, count in SPLITS.items():
-        names = [f"{split}{i}" for i in range(count)]
-        volumes = {n: np.full((4, 8, 8), 500 * (i % 2), np.int16) for i, n in enumerate(names)}
-        paths[split] = [write_shard(tmp_path / f"{split}.parquet", "volumes", volumes, RECIPE)]
-        rows += [
-            {"volume": n, "labels": None, "label": ("dark", "bright")[i % 2]}
-            for i, n in enumerate(names)
-        ]
-    catalog = pd.DataFrame(rows)
+    paths, catalog = write_bright_or_dark(tmp_path, SPLITS, RECIPE, shape=(4, 8, 8))
     monkeypatch.setattr(train_classifier, "read_catalog", lambda path: catalog)
     spec = ClassifierSpec(
         steps=30,

@@ -2,6 +2,7 @@
 
 import json
 from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from sklearn.metrics import mean_absolute_error, roc_auc_score
 from ct3dlib.config import MaeFinetuneSpec, MaeSpec, RecipeSpec
 from ct3dlib.errors import CheckpointError, ConfigError, StoreError
 from ct3dlib.models.exported import load_model
-from tests.stores import write_shard
+from tests.stores import write_bright_or_dark
 from workflow_scripts import (
     compare_starts,
     evaluate_finetune,
@@ -31,22 +32,14 @@ MODEL = {
     "decoder": {"hidden_size": 12, "num_layers": 1, "num_heads": 2},
     "patch_size": [2, 4, 4],
 }
+ENCODER = {key: MODEL[key] for key in ("encoder", "patch_size")}
 SPLITS = {"train": 10, "tune": 4, "valid": 6}
 
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Namespace:
     """Return stores of three splits; every other volume is bright, and its label says so."""
-    tables, rows = {}, []
-    for split, count in SPLITS.items():
-        arrays = {f"{split}{i}": np.full((4, 8, 12), 500 * (i % 2), np.int16) for i in range(count)}
-        status = tmp_path / split / "0000.parquet"
-        tables[split] = [write_shard(status, "volumes", arrays, RECIPE)]
-        rows += [
-            {"volume": name, "patient": name, "labels": None, "label": ("dark", "bright")[i % 2]}
-            for i, name in enumerate(arrays)
-        ]
-    catalog = pd.DataFrame(rows)
+    tables, catalog = write_bright_or_dark(tmp_path, SPLITS, RECIPE, shape=(4, 8, 12))
     for step in (train_finetune, compare_starts, evaluate_finetune, predict):
         monkeypatch.setattr(step, "read_catalog", lambda path: catalog)
     return Namespace(folder=tmp_path, recipe=RECIPE, code="c", catalog=Path(), **tables)
@@ -71,6 +64,17 @@ def finetune(run: Namespace, start: Path | None, **changes: object) -> Path:
     place = {"run": run.folder / "ft", "model": folder}
     train_finetune.main(step(run, spec=spec, **place))
     return folder
+
+
+def label_table(run: Namespace, columns: str, row: Callable[[str, int], str]) -> dict[str, object]:
+    """Write a CSV with a row for each volume, by its file in the catalog; return `labels`."""
+    rows = [f"{split}{i},{row(split, i)}" for split, n in SPLITS.items() for i in range(n)]
+    table = run.folder / "labels.csv"
+    table.write_text("\n".join([f"Path,{columns}", *rows, ""]))
+    catalog = train_finetune.read_catalog(Path())
+    catalog["kind"], catalog["dataset"], catalog["problem"] = "nifti", "folder", None
+    catalog["sources"] = [[f"{v}.nii.gz"] for v in catalog["volume"]]
+    return {"csv": str(table), "columns": columns.split(",")}
 
 
 def test_a_pretrained_model_carries_what_it_saw_and_is_measured(run):
@@ -139,40 +143,24 @@ def test_an_encoder_that_saw_other_axes_is_refused(run):
 
 
 def test_a_column_of_which_nothing_is_known_is_named_before_training(run):
-    model = {key: MODEL[key] for key in ("encoder", "patch_size")}
-    table = run.folder / "two.csv"
-    rows = [
-        f"{name}{i},{i},{i if name == 'valid' else ''}"
-        for name, n in SPLITS.items()
-        for i in range(n)
-    ]
-    table.write_text("Path,age,weight\n" + "\n".join(rows) + "\n")
-    catalog = train_finetune.read_catalog(Path())
-    catalog["kind"], catalog["dataset"], catalog["problem"] = "nifti", "folder", None
-    catalog["sources"] = [[f"{v}.nii.gz"] for v in catalog["volume"]]
-    labels = {"csv": str(table), "columns": ["age", "weight"]}
+    def row(split: str, i: int) -> str:
+        return f"{i},{i if split == 'valid' else ''}"
+
+    labels = label_table(run, "age,weight", row)
     with pytest.raises(StoreError, match="weight: not known of any stored volume of the train spl"):
-        finetune(run, None, model=model, task="regression", labels=labels)
+        finetune(run, None, model=ENCODER, task="regression", labels=labels)
 
 
 def test_fine_tuning_from_scratch_needs_no_pretraining(run):
-    model = {key: MODEL[key] for key in ("encoder", "patch_size")}
-    folder = finetune(run, None, model=model, task="multiclass", findings=["dark", "bright"])
+    folder = finetune(run, None, model=ENCODER, task="multiclass", findings=["dark", "bright"])
     loaded = load_model(folder)
     assert loaded.contract["names"] == ["dark", "bright"]
     assert loaded.spec.encoder.patch_size == (2, 4, 4)
 
 
 def test_numbers_of_a_table_are_learnt_and_the_contract_scales_them_back(run):
-    model = {key: MODEL[key] for key in ("encoder", "patch_size")}
-    table = run.folder / "ages.csv"
-    rows = [f"{name}{i},{20 + 10 * i}" for name, n in SPLITS.items() for i in range(n)]
-    table.write_text("Path,age\n" + "\n".join(rows) + "\n")
-    labels = {"csv": str(table), "columns": ["age"]}
-    catalog = train_finetune.read_catalog(Path())
-    catalog["kind"], catalog["dataset"], catalog["problem"] = "nifti", "folder", None
-    catalog["sources"] = [[f"{v}.nii.gz"] for v in catalog["volume"]]
-    folder = finetune(run, None, model=model, task="regression", labels=labels)
+    labels = label_table(run, "age", lambda _, i: f"{20 + 10 * i}")
+    folder = finetune(run, None, model=ENCODER, task="regression", labels=labels)
     contract = load_model(folder).contract
     assert contract["names"] == ["age"]
     assert contract["mean"] == [pytest.approx(65)]
@@ -210,8 +198,9 @@ def test_both_starts_are_compared_on_the_same_patients_and_resume(run, monkeypat
     )
     with pytest.raises(StoreError, match="11 patients are wanted and the train split has 10"):
         compare_starts.main(step(args, spec=greedy))
-    model = {key: MODEL[key] for key in ("encoder", "patch_size")}
-    fresh = MaeFinetuneSpec.model_validate({**spec.model_dump(), "init_from": None, "model": model})
+    fresh = MaeFinetuneSpec.model_validate(
+        {**spec.model_dump(), "init_from": None, "model": ENCODER}
+    )
     with pytest.raises(ConfigError, match="compares init_from with a training from scratch"):
         compare_starts.main(step(args, spec=fresh))
 
@@ -270,15 +259,10 @@ LABELS = {  # a name or number of volume i, by task
 
 @pytest.mark.parametrize("task", LABELS)
 def test_every_task_is_learnt_told_and_scored(run, task):
-    model = {key: MODEL[key] for key in ("encoder", "patch_size")}
-    table = run.folder / "labels.csv"
-    rows = [f"{name}{i},{LABELS[task](i)}" for name, n in SPLITS.items() for i in range(n)]
-    table.write_text("Path,x\n" + "\n".join(rows) + "\n")
+    labels = label_table(run, "x", lambda _, i: f"{LABELS[task](i)}")
     catalog = train_finetune.read_catalog(Path())
-    catalog["kind"], catalog["dataset"], catalog["problem"] = "nifti", "folder", None
-    catalog["sources"] = [[f"{v}.nii.gz"] for v in catalog["volume"]]
     catalog["split"] = catalog["volume"].str.rstrip("0123456789")
-    given = {"task": task, "labels": {"csv": str(table), "columns": ["x"]}, "model": model}
+    given = {"task": task, "labels": labels, "model": ENCODER}
     folder = finetune(run, None, **given, learning_rate=1e-2)
     told = run.folder / "predictions/valid.csv"
     predict.main(

@@ -2,18 +2,15 @@
 
 from argparse import Namespace
 
-import torch
-
 from ct3dlib.cohort.catalog import read_catalog
 from ct3dlib.cohort.store import stored_volumes
 from ct3dlib.config import MaeFinetuneSpec, RecipeSpec
 from ct3dlib.errors import ConfigError
-from ct3dlib.inference.contract import check_volumes
 from ct3dlib.objectives.finetuning import load_start_encoder, targets_of
 from ct3dlib.objectives.small_budget import Split, compare_starts
 from ct3dlib.training.target_items import TargetItems
 from workflow_scripts.step import Arguments, run, write_json
-from workflow_scripts.training import digest
+from workflow_scripts.training import digest, prepare
 
 
 def main(args: Namespace) -> None:
@@ -32,11 +29,9 @@ def main(args: Namespace) -> None:
         TargetItems(stored_volumes(tables), targets, recipe=recipe)
         for tables in (args.train, args.valid)
     )
-    volumes = [*items.scans.volumes, *held_out.scans.volumes]
-    check_volumes(recipe, volumes, model="this training")
+    prepare(spec, [*items.scans.volumes, *held_out.scans.volumes], recipe=recipe)
     patients = dict(zip(catalog["volume"], catalog["patient"], strict=True))
     split = Split(items, held_out, patients, targets, recipe)
-    torch.set_num_threads(spec.threads)
     code = f"{args.code} {digest(start)}"
     found = compare_starts(spec, split, start=start, run_dir=args.run, code=code)
     write_json(args.metrics, {"small_budget": found})

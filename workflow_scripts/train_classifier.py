@@ -2,17 +2,14 @@
 
 from argparse import Namespace
 
-import torch
-
 from ct3dlib.cohort.catalog import read_catalog
 from ct3dlib.cohort.store import stored_volumes
 from ct3dlib.config import ClassifierSpec, RecipeSpec, VolumeClassifierNetworkSpec
 from ct3dlib.errors import StoreError
-from ct3dlib.inference.contract import check_volumes
 from ct3dlib.objectives.classify import ClassifyObjective
 from ct3dlib.training.labelled_items import LabelledItems
 from workflow_scripts.step import Arguments, run
-from workflow_scripts.training import fit
+from workflow_scripts.training import fit, prepare
 
 
 def main(args: Namespace) -> None:
@@ -29,12 +26,8 @@ def main(args: Namespace) -> None:
             "no stored volume of the train split has labels; give the catalog labels, or set "
             "classifier to null"
         )
-    check_volumes(
-        recipe, [*items.volumes.volumes, *validation.volumes.volumes], model="this training"
-    )
+    prepare(spec, [*items.volumes.volumes, *validation.volumes.volumes], recipe=recipe)
     network = VolumeClassifierNetworkSpec(**spec.model.model_dump(), num_labels=len(items.names))
-    torch.set_num_threads(spec.threads)
-    torch.manual_seed(spec.seed)
     objective = ClassifyObjective(
         spec, network, positive_weights=items.positive_weights, value_range=recipe.range
     )

@@ -2,17 +2,14 @@
 
 from argparse import Namespace
 
-import torch
-
 from ct3dlib.cohort.store import stored_volumes
 from ct3dlib.config import RecipeSpec
 from ct3dlib.config.features import FeaturesSpec
 from ct3dlib.errors import StoreError
-from ct3dlib.inference.contract import check_volumes
 from ct3dlib.objectives.slice_features import SliceFeaturesObjective
 from ct3dlib.training.slice_items import SliceItems, pair_regions
 from workflow_scripts.step import Arguments, run
-from workflow_scripts.training import fit
+from workflow_scripts.training import fit, prepare
 
 
 def main(args: Namespace) -> None:
@@ -32,9 +29,7 @@ def main(args: Namespace) -> None:
     if not len(items):
         raise StoreError("no volume of the train split has regions; see its status tables")
     volumes = [volume for volume, _ in (*items.pairs, *validation.pairs)]
-    check_volumes(recipe, volumes, model="this training")
-    torch.set_num_threads(spec.threads)
-    torch.manual_seed(spec.seed)
+    prepare(spec, volumes, recipe=recipe)
     objective = SliceFeaturesObjective(spec, value_range=recipe.range)
     fit(
         objective,

@@ -2,13 +2,10 @@
 
 from argparse import Namespace
 
-import torch
-
 from ct3dlib.cohort.catalog import read_catalog
 from ct3dlib.cohort.store import stored_volumes
 from ct3dlib.config import MaeFinetuneSpec, RecipeSpec
 from ct3dlib.errors import StoreError
-from ct3dlib.inference.contract import check_volumes
 from ct3dlib.objectives.finetuning import (
     finetune_objective,
     load_start_encoder,
@@ -17,7 +14,7 @@ from ct3dlib.objectives.finetuning import (
 )
 from ct3dlib.training.target_items import TargetItems
 from workflow_scripts.step import Arguments, run
-from workflow_scripts.training import digest, fit
+from workflow_scripts.training import fit, prepare
 
 
 def main(args: Namespace) -> None:
@@ -40,10 +37,7 @@ def main(args: Namespace) -> None:
                 f"{name}: not known of any stored volume of the train split; fill the column in, "
                 f"or leave it out of mae_finetune.labels.columns"
             )
-    volumes = [*items.scans.volumes, *validation.scans.volumes]
-    check_volumes(recipe, volumes, model="this training")
-    torch.set_num_threads(spec.threads)
-    torch.manual_seed(spec.seed)
+    prepare(spec, [*items.scans.volumes, *validation.scans.volumes], recipe=recipe)
     start = load_start_encoder(spec, recipe)
     objective = finetune_objective(spec, recipe, items, start=start)
     fit(
@@ -52,7 +46,7 @@ def main(args: Namespace) -> None:
         validation,
         args=args,
         contract=predictor_contract(objective, recipe, items),
-        origin=digest(start) if start is not None else "",
+        start=start,
     )
 
 

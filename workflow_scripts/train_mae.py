@@ -3,18 +3,15 @@
 from argparse import Namespace
 from pathlib import Path
 
-import torch
-
 from ct3dlib.cohort.store import stored_volumes
 from ct3dlib.config import MaeSpec, MaskedAutoencoderNetworkSpec, RecipeSpec
 from ct3dlib.errors import CheckpointError
-from ct3dlib.inference.contract import check_volumes
 from ct3dlib.inference.pretrained_encoder import load_start
 from ct3dlib.models.mae import MaskedAutoencoder
 from ct3dlib.objectives.mae import MaskedAutoencoderObjective
 from ct3dlib.training.scan_items import ScanItems
 from workflow_scripts.step import Arguments, run
-from workflow_scripts.training import digest, fit
+from workflow_scripts.training import fit, prepare
 
 
 def main(args: Namespace) -> None:
@@ -24,24 +21,20 @@ def main(args: Namespace) -> None:
     items, validation = (
         ScanItems(stored_volumes(tables), recipe) for tables in (args.train, args.tune)
     )
-    check_volumes(recipe, [*items.volumes, *validation.volumes], model="this training")
+    prepare(spec, [*items.volumes, *validation.volumes], recipe=recipe)
     network = MaskedAutoencoderNetworkSpec(
         **spec.model.model_dump(), shape=items.shape, range=recipe.range
     )
-    torch.set_num_threads(spec.threads)
-    torch.manual_seed(spec.seed)
     objective = MaskedAutoencoderObjective(spec, network)
-    origin = ""
     if spec.init_from is not None:
         _start_from(Path(spec.init_from), objective.model, recipe)
-        origin = digest(objective.model)
     fit(
         objective,
         items,
         validation,
         args=args,
         contract={"recipe": recipe.model_dump(mode="json")},
-        origin=origin,
+        start=None if spec.init_from is None else objective.model,
     )
 
 

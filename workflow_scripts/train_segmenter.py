@@ -2,18 +2,15 @@
 
 from argparse import Namespace
 
-import torch
-
 from ct3dlib.cohort.store import stored_volumes
 from ct3dlib.config import MaeSegmentSpec, RecipeSpec, SegmenterNetworkSpec
 from ct3dlib.errors import StoreError
-from ct3dlib.inference.contract import check_volumes
 from ct3dlib.objectives.finetuning import encoder_network, load_start_encoder
 from ct3dlib.objectives.segment import SegmentObjective
 from ct3dlib.regions.classes import class_names, stored_masks, with_masks
 from ct3dlib.training.mask_items import MaskItems
 from workflow_scripts.step import Arguments, run
-from workflow_scripts.training import digest, fit
+from workflow_scripts.training import fit, prepare
 
 
 def main(args: Namespace) -> None:
@@ -30,9 +27,7 @@ def main(args: Namespace) -> None:
             f"no stored volume of the train split has {' and '.join(spec.masks)}; see the status "
             f"tables, or set mae_segment.masks to what there is"
         )
-    check_volumes(recipe, [*items.volumes, *validation.volumes], model="this training")
-    torch.set_num_threads(spec.threads)
-    torch.manual_seed(spec.seed)
+    prepare(spec, [*items.volumes, *validation.volumes], recipe=recipe)
     start = load_start_encoder(spec, recipe)
     classes = class_names(spec.masks)
     network = SegmenterNetworkSpec(
@@ -49,7 +44,7 @@ def main(args: Namespace) -> None:
         validation,
         args=args,
         contract={"recipe": recipe.model_dump(mode="json"), "classes": list(classes)},
-        origin=digest(start) if start is not None else "",
+        start=start,
     )
 
 

@@ -14,7 +14,9 @@ from ct3dlib.cohort.histogram import summarize
 from ct3dlib.cohort.ome import multiscales
 from ct3dlib.cohort.private import RawRoot, raw_root
 from ct3dlib.cohort.stage import OpenShard, Row, fill_shard
+from ct3dlib.cohort.status_rows import rejected_row, stored_row
 from ct3dlib.cohort.store import key_of, records, write_node
+from ct3dlib.cohort.stored_array import StoredArray
 from ct3dlib.config import RecipeSpec
 from ct3dlib.errors import DatasetError, VolumeError
 from ct3dlib.scan.dicom import read_dicom
@@ -139,17 +141,12 @@ def _store_row(row: Row, raw: RawRoot, *, recipe: RecipeSpec, code: str, shard: 
             node,
             lambda: _store_volume(row, raw, recipe=recipe, store=shard.store, node=node),
         )
-        return _status_row(volume, shard.store, node)
+        return _status_row(volume, StoredArray(shard.store, node))
     except VolumeError as error:
         logger.warning("%s: rejected, %s: %s", volume, error.reason, error)
-        empty = dict.fromkeys(COLUMNS, "")
         return {
-            **empty,
-            "volume": volume,
-            "status": "rejected",
-            "reason": error.reason,
-            "message": _message(row, error, raw),
-            "shape": None,
+            **dict.fromkeys(COLUMNS, ""),
+            **rejected_row(volume, error, message=_message(row, error, raw)),
             "spacing": None,
             "lost": float("nan"),
         }
@@ -265,22 +262,13 @@ def _place(row: Mapping[str, Any]) -> tuple[str, int]:
     return member, item
 
 
-def _status_row(volume: str, store: Path, node: str) -> Row:
+def _status_row(volume: str, array: StoredArray) -> Row:
     """Return the row of a stored volume from what stands in the store."""
-    group = json.loads((store / node / "zarr.json").read_text())["attributes"]
-    shape = json.loads((store / node / "0" / "zarr.json").read_text())["shape"]
-    ct3d = group["ct3d"]
-    scale = group["ome"]["multiscales"][0]["datasets"][0]["coordinateTransformations"][0]["scale"]
+    ct3d, ome = array.attributes["ct3d"], array.attributes["ome"]
     return {
-        "volume": volume,
-        "status": "stored",
-        "reason": "",
-        "message": "",
-        "node": node,
-        "sha256": ct3d["sha256"],
+        **stored_row(volume, array),
         "source_sha256": ct3d["source_sha256"],
-        "shape": shape,
-        "spacing": scale,
+        "spacing": ome["multiscales"][0]["datasets"][0]["coordinateTransformations"][0]["scale"],
         "hu_state": ct3d["hu_state"],
         "lost": float(ct3d["record"].get("lost", 0.0)),
         "facts": json.dumps(ct3d["facts"], sort_keys=True),

@@ -4,10 +4,8 @@ An id is a lesion, or whatever else its author numbered (BraTS: the parts of a t
 what it is.
 """
 
-import json
 import logging
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,34 +14,21 @@ from numpy.typing import NDArray
 from ct3dlib.cohort.catalog import without_root
 from ct3dlib.cohort.private import RawRoot
 from ct3dlib.cohort.stage import OpenShard, Row, fill_shard
-from ct3dlib.cohort.store import (
-    StoredVolume,
-    key_of,
-    read_status,
-    records,
-    stored_volumes,
-    write_node,
-)
+from ct3dlib.cohort.status_rows import FIRST_COLUMNS, rejected_row, stored_row
+from ct3dlib.cohort.store import StoredVolume, key_of, read_status, records, stored_volumes
+from ct3dlib.cohort.stored_array import StoredArray
 from ct3dlib.errors import DatasetError, VolumeError
 from ct3dlib.regions.drawn import on_scan, scan_record
 from ct3dlib.regions.label_files import NIFTI, read_ids
 from ct3dlib.regions.labelmap import check_field
+from ct3dlib.regions.mask_node import write_mask_node
 from ct3dlib.scan.reading import file_sha256
 from ct3dlib.scan.resample import resample_to
 from ct3dlib.scan.volume import Volume
 
 logger = logging.getLogger(__name__)
 
-COLUMNS = {
-    "volume": "str",
-    "status": "str",
-    "reason": "str",
-    "message": "str",
-    "node": "str",
-    "sha256": "str",
-    "shape": "object",
-    "lesions": "int64",
-}
+COLUMNS = {**FIRST_COLUMNS, "lesions": "int64"}
 # Facts of a scan whose header did not say where it is: its masks lie on its voxels all the same.
 _PLACELESS = ("blank_header", "assumed_orientation")
 
@@ -87,10 +72,13 @@ def store_lesions(
             path = _mask_of(volume.volume, drawn.get(volume.volume), raw)
             node = f"{volume.volume}@{key_of(volume.identity, _content(path), code)}"
             shard.ensure(node, lambda: _store_mask(volume, path, store=shard.store, node=node))
-            return _stored_row(volume.volume, shard.store, node)
+            array = StoredArray(shard.store, node)
+            count = array.attributes["ct3d"]["lesions"]
+            return {**stored_row(volume.volume, array), "lesions": count}
         except VolumeError as error:
             source = drawn.get(row["volume"]) if row["status"] == "stored" else None
-            return _rejected_row(row["volume"], error, message=_message(error, source, raw))
+            message = _message(error, source, raw)
+            return {**rejected_row(row["volume"], error, message=message), "lesions": 0}
 
     rows = records(read_status(volumes))
     return fill_shard(rows, make_row, status=status, kind="lesions", columns=COLUMNS)
@@ -194,36 +182,8 @@ def _store_mask(volume: StoredVolume, path: Path, *, store: Path, node: str) -> 
     mask = read_lesions(path, volume)
     counts = _voxels(mask)
     ml = float(np.prod(volume.spacing)) / 1000
-    attributes: dict[str, Any] = {
-        "ome": volume.array.attributes["ome"],
-        "ct3d": {
-            "volume": volume.volume,
-            "volume_sha256": volume.sha256,
-            "source": list(volume.sources),
-            "affine": volume.affine.tolist(),
-            "domain": "lesions",
-            "record": volume.array.attributes["ct3d"].get("record"),
-            "lesions": int(np.count_nonzero(counts)),
-            "ml": round(int(counts.sum()) * ml, 3),
-        },
-    }
-    write_node(store, node, mask, attributes=attributes)
-
-
-def _stored_row(volume: str, store: Path, node: str) -> Row:
-    """Return the row of a stored mask from what stands in the store."""
-    ct3d = json.loads((store / node / "zarr.json").read_text())["attributes"]["ct3d"]
-    shape = json.loads((store / node / "0" / "zarr.json").read_text())["shape"]
-    return {
-        "volume": volume,
-        "status": "stored",
-        "reason": "",
-        "message": "",
-        "node": node,
-        "sha256": ct3d["sha256"],
-        "shape": shape,
-        "lesions": ct3d["lesions"],
-    }
+    facts = {"lesions": int(np.count_nonzero(counts)), "ml": round(int(counts.sum()) * ml, 3)}
+    write_mask_node(store, node, mask, volume=volume, kind="lesions", facts=facts)
 
 
 def _message(error: VolumeError, source: str | None, raw: RawRoot) -> str:
@@ -232,16 +192,3 @@ def _message(error: VolumeError, source: str | None, raw: RawRoot) -> str:
         logger.warning("%s: %s", source, error)
         return f"{source}: {error.reason}; the log says more"
     return without_root(str(error), raw.folder)
-
-
-def _rejected_row(volume: str, error: VolumeError, *, message: str) -> Row:
-    """Return the row of a volume whose lesions are not known."""
-    return {
-        **dict.fromkeys(COLUMNS, ""),
-        "volume": volume,
-        "status": "rejected",
-        "reason": error.reason,
-        "message": message,
-        "shape": None,
-        "lesions": 0,
-    }

@@ -3,25 +3,20 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from ct3dlib.cohort.private import RawRoot
 from ct3dlib.cohort.stage import OpenShard, Row, fill_shard
-from ct3dlib.cohort.store import (
-    StoredVolume,
-    key_of,
-    read_status,
-    records,
-    stored_volumes,
-    write_node,
-)
+from ct3dlib.cohort.status_rows import FIRST_COLUMNS, rejected_row, stored_row
+from ct3dlib.cohort.store import StoredVolume, key_of, read_status, records, stored_volumes
+from ct3dlib.cohort.stored_array import StoredArray
 from ct3dlib.config import RegionsSpec
 from ct3dlib.errors import VolumeError
 from ct3dlib.regions import Regions, Segmenter, build_segmenter, sidecar
 from ct3dlib.regions.drawn import record_of
 from ct3dlib.regions.label_map import LABEL_MAP_VERSION
+from ct3dlib.regions.mask_node import write_mask_node
 from ct3dlib.scan.volume import Volume
 
 # Where things lie and how fast they run; what they are is in hashes beside it.
@@ -30,18 +25,7 @@ _ELSEWHERE = {
     "totalsegmentator": {"command", "device"},
     "medsam2": {"weights", "device", "slices_at_a_time"},
 }
-COLUMNS = {
-    "volume": "str",
-    "status": "str",
-    "reason": "str",
-    "message": "str",
-    "node": "str",
-    "sha256": "str",
-    "shape": "object",
-    "backend": "str",
-    "regions": "str",
-    "skipped": "str",
-}
+COLUMNS = {**FIRST_COLUMNS, "backend": "str", "regions": "str", "skipped": "str"}
 
 
 def segment_shard(
@@ -81,9 +65,10 @@ def segment_shard(
                 node,
                 lambda: _segment_volume(volume, segmenter, store=shard.store, node=node),
             )
-            return _stored_row(volume.volume, shard.store, node)
+            return _segmented_row(volume.volume, StoredArray(shard.store, node))
         except VolumeError as error:
-            return _rejected_row(row["volume"], error)
+            rejected = rejected_row(row["volume"], error, message=str(error))
+            return {**dict.fromkeys(COLUMNS, ""), **rejected}
 
     rows = records(read_status(volumes))
     return fill_shard(rows, make_row, status=status, kind="regions", columns=COLUMNS)
@@ -108,49 +93,21 @@ def segment_stored(volume: StoredVolume, segmenter: Segmenter) -> Regions:
 def _segment_volume(volume: StoredVolume, segmenter: Segmenter, *, store: Path, node: str) -> None:
     """Segment one volume and write its mask."""
     regions = segment_stored(volume, segmenter)
-    attributes: dict[str, Any] = {
-        "ome": volume.array.attributes["ome"],
-        "ct3d": {
-            "volume": volume.volume,
-            "volume_sha256": volume.sha256,
-            "source": list(volume.sources),
-            "affine": volume.affine.tolist(),
-            "domain": "regions",
-            "record": volume.array.attributes["ct3d"].get("record"),
-            "backend": regions.backend,
-            "skipped": [asdict(skipped) for skipped in regions.skipped],
-            "label_map": LABEL_MAP_VERSION,
-            "regions": sidecar(regions, volume.spacing),
-        },
+    facts = {
+        "backend": regions.backend,
+        "skipped": [asdict(skipped) for skipped in regions.skipped],
+        "label_map": LABEL_MAP_VERSION,
+        "regions": sidecar(regions, volume.spacing),
     }
-    write_node(store, node, regions.mask, attributes=attributes)
+    write_mask_node(store, node, regions.mask, volume=volume, kind="regions", facts=facts)
 
 
-def _stored_row(volume: str, store: Path, node: str) -> Row:
+def _segmented_row(volume: str, array: StoredArray) -> Row:
     """Return the row of a segmented volume from what stands in the store."""
-    ct3d = json.loads((store / node / "zarr.json").read_text())["attributes"]["ct3d"]
-    shape = json.loads((store / node / "0" / "zarr.json").read_text())["shape"]
+    ct3d = array.attributes["ct3d"]
     return {
-        "volume": volume,
-        "status": "stored",
-        "reason": "",
-        "message": "",
-        "node": node,
-        "sha256": ct3d["sha256"],
-        "shape": shape,
+        **stored_row(volume, array),
         "backend": ct3d["backend"],
         "regions": json.dumps(ct3d["regions"], sort_keys=True),
         "skipped": json.dumps(ct3d["skipped"], sort_keys=True),
-    }
-
-
-def _rejected_row(volume: str, error: VolumeError) -> Row:
-    """Return the row of a volume that has no regions."""
-    return {
-        **dict.fromkeys(COLUMNS, ""),
-        "volume": volume,
-        "status": "rejected",
-        "reason": error.reason,
-        "message": str(error),
-        "shape": None,
     }
