@@ -6,12 +6,11 @@ Letters: B volumes, D H W voxels, N all of them in a row, K classes, class 0 the
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
 from ct3dlib.config import MaeSegmentSpec, SegmenterNetworkSpec
-from ct3dlib.losses.dice import soft_dice_loss
+from ct3dlib.losses.segmentation import balanced_cross_entropy, soft_dice_loss
 from ct3dlib.models.segmenter import Segmenter
 from ct3dlib.nn.intensity import windowed
 from ct3dlib.objectives.encoder_layers import Layers, decayed_layers
@@ -77,7 +76,7 @@ class SegmentObjective(Objective):
     ) -> Float[Tensor, ""]:
         """Return what logits cost."""
         overlap = soft_dice_loss(logits, mask).mean()
-        entropy = F.cross_entropy(logits, mask[:, 0].long())
+        entropy = balanced_cross_entropy(logits, mask).mean()
         return self.spec.dice * overlap + self.spec.cross_entropy * entropy
 
     def _seen(

@@ -1,10 +1,11 @@
-"""Soft Dice by hand, and as MONAI has it."""
+"""Soft Dice and cross entropy by hand, and as MONAI and torch have them."""
 
 import pytest
 import torch
+import torch.nn.functional as F
 from monai.losses.dice import DiceLoss
 
-from ct3dlib.losses.dice import soft_dice_loss
+from ct3dlib.losses.segmentation import balanced_cross_entropy, soft_dice_loss
 
 
 def drawn(seed: int, classes: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
@@ -60,3 +61,25 @@ def test_bytes_and_half_precision_are_taken():
     found = soft_dice_loss(logits.bfloat16(), mask.byte())
     torch.testing.assert_close(found, soft_dice_loss(logits, mask), rtol=0.02, atol=0.02)
     assert found.dtype == torch.float32
+
+
+def test_classes_weigh_as_the_square_root_of_their_voxels():
+    logits, mask = drawn(5)
+    mask[0, 0, :2] = 0  # many of one class, and none of another
+    mask[0][mask[0] == 3] = 1
+    found = balanced_cross_entropy(logits, mask)
+    for i in range(2):
+        entropy = F.cross_entropy(logits[i : i + 1], mask[i].long(), reduction="none")
+        classes, counts = mask[i].unique(return_counts=True)
+        means = torch.stack([entropy[mask[i] == k].mean() for k in classes])
+        shares = counts.sqrt() / counts.sqrt().sum()
+        assert found[i].item() == pytest.approx((shares * means).sum().item(), rel=1e-5)
+
+
+def test_equal_classes_leave_the_cross_entropy_as_it_is():
+    logits, _ = drawn(6)
+    mask = (torch.arange(60) % 4).reshape(1, 1, 3, 4, 5).expand(2, -1, -1, -1, -1)
+    wanted = F.cross_entropy(logits, mask[:, 0], reduction="none").flatten(1).mean(1)
+    torch.testing.assert_close(balanced_cross_entropy(logits, mask), wanted)
+    narrow = balanced_cross_entropy(logits.bfloat16(), mask.byte())
+    torch.testing.assert_close(narrow, wanted, rtol=0.02, atol=0.02)
