@@ -86,6 +86,7 @@ class TrainSpec(Spec):
     batch_size: PositiveInt = Field(description="Items per optimizer step, over all ranks.")
     micro_batch_size: PositiveInt = Field(description="Items per forward pass, per rank.")
     learning_rate: PositiveFloat = 1e-3
+    min_learning_rate: NonNegativeFloat = Field(default=0.0, description="What its cosine ends at.")
     warmup_steps: NonNegativeInt = 0
     betas: tuple[Beta, Beta] = (0.9, 0.99)
     weight_decay: NonNegativeFloat = 0.0
@@ -125,4 +126,9 @@ class TrainSpec(Spec):
             )
         if self.stop_at is not None and self.stop_at > self.steps:
             raise ValueError(f"stop_at ({self.stop_at}) is beyond steps ({self.steps})")
+        if self.min_learning_rate > self.learning_rate:
+            raise ValueError(
+                f"min_learning_rate ({self.min_learning_rate}) is above learning_rate "
+                f"({self.learning_rate})"
+            )
         return self

@@ -24,6 +24,7 @@ from ct3dlib.training.draws import seed_of
 from ct3dlib.training.ema import Ema
 from ct3dlib.training.engine import TorchEngine
 from ct3dlib.training.loader import Items, batches, loader_errors
+from ct3dlib.training.memory import keep_freed_memory
 from ct3dlib.training.metric_log import MetricLog, Rate, gpu_metrics
 from ct3dlib.training.objective import Batch, Objective
 from ct3dlib.training.validation import Best, on_device, validate
@@ -84,6 +85,7 @@ def train(
     """
     if validation is None and spec.early_stop is not None:
         raise ValueError("early_stop needs validation items; there are none")
+    keep_freed_memory()
     with process_group(spec.device) as device, only_writer(run_dir):
         # Sharded parameters are of another type: the caller's objective keeps plain ones.
         trained = copy.deepcopy(objective) if spec.fully_shard else objective

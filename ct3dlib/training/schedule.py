@@ -8,13 +8,15 @@ from ct3dlib.config import TrainSpec
 def learning_rate(spec: TrainSpec, step: int) -> float:
     """Return the rate of an optimizer step, counted from 0.
 
-    A line rises over `warmup_steps`; then half a cosine falls to 0 at `steps` (Loshchilov and
-    Hutter, arXiv:1608.03983, equation 5 without restarts). `stop_at` does not bend it.
+    A line rises over `warmup_steps`; then half a cosine falls to `min_learning_rate` at `steps`
+    (Loshchilov and Hutter, arXiv:1608.03983, equation 5 without restarts). `stop_at` does not bend
+    it.
     """
     if step < spec.warmup_steps:
         return spec.learning_rate * (step + 1) / spec.warmup_steps
     done = (step - spec.warmup_steps) / max(1, spec.steps - spec.warmup_steps)
-    return spec.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+    low = spec.min_learning_rate
+    return low + (spec.learning_rate - low) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
 def ema_decay(decay: float, step: int) -> float:

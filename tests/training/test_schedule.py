@@ -27,3 +27,13 @@ def test_the_average_forgets_fast_at_first():
     assert ema_decay(0.9, 0) == 0.1
     assert ema_decay(0.9, 8) == 0.5
     assert ema_decay(0.9, 1000) == 0.9
+
+
+def test_the_cosine_ends_at_the_lowest_rate():
+    spec = spec_of(steps=12, warmup_steps=4, learning_rate=2.0, min_learning_rate=0.5)
+    assert learning_rate(spec, 0) == 0.5
+    assert learning_rate(spec, 4) == 2.0
+    assert learning_rate(spec, 8) == pytest.approx(1.25)
+    assert learning_rate(spec, 12) == 0.5
+    with pytest.raises(ValueError, match=r"min_learning_rate \(3.0\) is above learning_rate \(2"):
+        spec_of(steps=1, learning_rate=2.0, min_learning_rate=3.0)
