@@ -227,6 +227,12 @@ def test_the_yaml_of_the_pages_loads(repository, base):
         ({"tokenizers": {"lfq": {"stop_at": 10**6}}}, "is beyond steps"),
         ({"recipes": {"chest": {"window": [5, 5]}}}, "window must rise"),
         ({"recipes": {"chest": {"size": [8, 8, 8]}}}, "give spacing or size, not both"),
+        ({"recipes": {"chest": {"letterbox": True}}}, "letterbox fits pictures into size; give"),
+        ({"recipes": {"chest": {"slices": 4}}}, "slices are of pictures, domain window8, not 'hu'"),
+        (
+            {"recipes": {"a": {"domain": "window8", "slices": 4, "size": [1, 8, 8]}}},
+            r"size \[1, 8, 8\] would blend 4 slices; begin it with 4",
+        ),
         ({"catalog": {"tune": 0.9}}, "must stay under 1"),
         ({"catalog": {"shards": {"test": 1}}}, "test"),
         ({"transformer": {"model": {"num_heads": 3}}}, "multiple of num_heads"),

@@ -26,7 +26,7 @@ from ct3dlib.scan.nifti import read_nifti
 from ct3dlib.scan.normalize import normalize
 from ct3dlib.scan.npz import read_npz
 from ct3dlib.scan.reading import JSON, Reading
-from ct3dlib.scan.slices import read_slices
+from ct3dlib.scan.slices import read_key_slices, read_slices
 from ct3dlib.scan.volume import Volume
 
 logger = logging.getLogger(__name__)
@@ -179,7 +179,7 @@ def _message(row: Row, error: VolumeError, raw: RawRoot) -> str:
 
 def _store_volume(row: Row, raw: RawRoot, *, recipe: RecipeSpec, store: Path, node: str) -> None:
     """Read, rescale, normalise and write one series."""
-    reading = read_series(row, raw)
+    reading = read_series(row, raw, slices=recipe.slices)
     source, state, evidence = _settled(reading, row, recipe)
     volume, record = normalize(source, recipe)
     facts = {**reading.facts, **evidence}
@@ -211,20 +211,25 @@ def _settled(
     return hu.volume, hu.state, hu.evidence
 
 
-def read_series(row: Mapping[str, Any], raw: RawRoot) -> Reading:
+def read_series(row: Mapping[str, Any], raw: RawRoot, *, slices: int | None = None) -> Reading:
     """Read the series of a catalog row.
+
+    Args:
+        row: Of the catalog.
+        raw: Where its files are.
+        slices: Of pictures around a key slice, as the recipe's; None: all there are.
 
     Raises:
         VolumeError: The series cannot be read, or a source points out of the raw root.
         StoreError: The files behind the row's pseudonyms are not known.
         ValueError: The row is of a kind that nobody reads.
     """
-    reading = _read(row, [raw.path(source) for source in row["sources"]])
+    reading = _read(row, [raw.path(source) for source in row["sources"]], slices=slices)
     # NIfTI, NRRD and MetaImage hold values of any meaning: the catalog knows which.
     return replace(reading, volume=replace(reading.volume, domain=row["domain"]))
 
 
-def _read(row: Mapping[str, Any], paths: list[Path]) -> Reading:
+def _read(row: Mapping[str, Any], paths: list[Path], *, slices: int | None) -> Reading:
     """Read files by their kind."""
     spacing = None
     if row["spacing"] is not None:
@@ -237,6 +242,8 @@ def _read(row: Mapping[str, Any], paths: list[Path]) -> Reading:
             return read_dicom(paths)
         case "itk":
             return read_itk(paths[0], spacing=spacing)
+        case "pictures" if slices is not None:
+            return read_key_slices(paths, slices, spacing=spacing)
         case "pictures":
             return read_slices(paths, spacing=spacing)
         case "npz":

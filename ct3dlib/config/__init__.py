@@ -82,6 +82,15 @@ from ct3dlib.config.transformer import (
     TextSpec,
     TransformerSpec,
 )
+from ct3dlib.config.vlm import (
+    MoreScansSpec,
+    SliceEncoderSpec,
+    TextEncoderSpec,
+    VlmEvaluateSpec,
+    VlmModelSpec,
+    VlmNetworkSpec,
+    VlmSpec,
+)
 
 __all__ = [
     "SPLITS",
@@ -122,6 +131,7 @@ __all__ = [
     "MaskedAutoencoderNetworkSpec",
     "MaskedAutoencoderSpec",
     "Medsam2Spec",
+    "MoreScansSpec",
     "Name",
     "Numbering",
     "PerceptualSpec",
@@ -137,6 +147,7 @@ __all__ = [
     "SegmenterNetworkSpec",
     "Shape",
     "SlabSpec",
+    "SliceEncoderSpec",
     "SliceFeaturesSpec",
     "SlidingWindowSpec",
     "SmallBudgetSpec",
@@ -144,6 +155,7 @@ __all__ = [
     "Split",
     "StageSpec",
     "Task",
+    "TextEncoderSpec",
     "TextSpec",
     "TokenizerLossSpec",
     "TokenizerSpec",
@@ -153,6 +165,10 @@ __all__ = [
     "TransformerSpec",
     "Triple",
     "VisionTransformerSpec",
+    "VlmEvaluateSpec",
+    "VlmModelSpec",
+    "VlmNetworkSpec",
+    "VlmSpec",
     "VolumeClassifierNetworkSpec",
     "VolumeClassifierSpec",
     "VolumeEncoderNetworkSpec",

@@ -116,6 +116,15 @@ class RecipeSpec(Spec):
     )
     spacing: Spacing | None = Field(default=None, description="Resample to this spacing, mm.")
     size: Shape | None = Field(default=None, description="Or resample to this many voxels.")
+    letterbox: bool = Field(
+        default=False,
+        description="size: rows and columns keep their proportions, what is left over is padded.",
+    )
+    slices: PositiveInt | None = Field(
+        default=None,
+        description="window8: of pictures around a key slice so many, it and its neighbours; it "
+        "stands in for those that are missing. null: all there are.",
+    )
     shape: Shape | None = Field(
         default=None, description="Then crop or pad to this shape; null: keep."
     )
@@ -150,6 +159,7 @@ class RecipeSpec(Spec):
     def _check(self) -> "RecipeSpec":
         if self.spacing is not None and self.size is not None:
             raise ValueError("give spacing or size, not both")
+        self._check_pictures()
         for name in ("window", "range", "clip_first", "percentiles"):
             low, high = getattr(self, name) or (0, 1)
             if not low < high:
@@ -165,6 +175,24 @@ class RecipeSpec(Spec):
         if self.domain in _BYTES and self.window != (0, 255):
             raise ValueError(f"the window of 8-bit values is [0, 255], not {list(self.window)}")
         return self
+
+    def _check_pictures(self) -> None:
+        if self.letterbox and (self.size is None or self.shape is not None):
+            raise ValueError("letterbox fits pictures into size; give size, and no shape")
+        if self.slices is None:
+            return
+        if self.domain != "window8":
+            raise ValueError(f"slices are of pictures, domain window8, not {self.domain!r}")
+        if self.size is not None and self.size[0] != self.slices:
+            raise ValueError(
+                f"size {list(self.size)} would blend {self.slices} slices; begin it with "
+                f"{self.slices}"
+            )
+
+    @property
+    def pads(self) -> bool:
+        """Whether a volume may hold voxels that its scan has not."""
+        return self.shape is not None or self.letterbox
 
     @property
     def seen_shape(self) -> Shape | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ct3dlib.cohort.labels import LABELS
+from ct3dlib.datasets.exclusions import read_exclusions
 from ct3dlib.datasets.files import is_nifti, relative
 from ct3dlib.datasets.tables import (
     GEOMETRY,
@@ -146,29 +147,15 @@ def _read_pairs(path: Path) -> dict[str, tuple[str, str]]:
     return found
 
 
-def _read_lines(path: Path) -> list[str]:
-    """Return the lines of a list."""
-    try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path}: cannot be read ({error}); save it as UTF-8 text") from error
-
-
 def _read_excluded(base: Path, root: Path, part: Part) -> dict[str, str]:
-    """Return what exclude.txt, no_chest_{part}.txt and the list of broken volumes leave out.
-
-    A line is a volume, scan or patient, by its name or its path; `#` starts a comment, and `!`
-    takes in again what another list leaves out.
-    """
+    """Return what exclude.txt, no_chest_{part}.txt and the list of broken volumes leave out."""
     excluded: dict[str, str] = {}
     for name in ("exclude.txt", f"no_chest_{part}.txt"):
         for path in (base / name, base / "metadata" / name):
-            lines = _read_lines(path) if path.exists() else []
+            listed = read_exclusions(path) if path.exists() else {}
             why = f"listed in {relative(path, root)}; take the line out to use it"
-            for line in lines:
-                text = line.partition("#")[0].strip()
-                if key := volume_key(text.removeprefix("!").rpartition("/")[2]):
-                    excluded.setdefault(key, "" if text.startswith("!") else why)
+            for key, out in listed.items():
+                excluded.setdefault(key, why if out else "")
     for key in _BROKEN:
         place = relative(base / "exclude.txt", root)
         why = f"known to be broken; add the line !{key} to {place} to use it all the same"

@@ -14,6 +14,8 @@ _KEYS = (
     "domain",
     "spacing",
     "size",
+    "letterbox",
+    "slices",
     "shape",
     "center",
     "clip_first",

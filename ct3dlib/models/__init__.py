@@ -12,6 +12,7 @@ from ct3dlib.config import (
     PredictorNetworkSpec,
     SegmenterNetworkSpec,
     SliceFeaturesSpec,
+    VlmNetworkSpec,
     VolumeClassifierNetworkSpec,
     VolumeEncoderNetworkSpec,
 )
@@ -34,6 +35,7 @@ ModelSpec = (
     | MaskedAutoencoderNetworkSpec
     | PredictorNetworkSpec
     | SegmenterNetworkSpec
+    | VlmNetworkSpec
 )
 
 
@@ -54,6 +56,11 @@ def build_model(spec: ModelSpec) -> nn.Module:
             return Predictor(spec)
         case SegmenterNetworkSpec():
             return Segmenter(spec)
+        case VlmNetworkSpec():
+            # transformers takes a second to import, and only this model has texts.
+            from ct3dlib.models.vlm import RegionLanguageModel
+
+            return RegionLanguageModel(spec)
         case _:
             return build_autoencoder(spec)
 

@@ -43,8 +43,18 @@ class MaskedVolume:
         return classes
 
     def read_lesions(self) -> NDArray[np.uint8]:
-        """Return the ids of lesions, D H W."""
-        return np.asarray(self.masks["lesions"].read(), np.uint8)
+        """Return the ids of lesions, D H W.
+
+        Raises:
+            StoreError: They are known of the key slice alone.
+        """
+        stored = self.masks["lesions"]
+        if stored.array.attributes["ct3d"].get("key_slice_alone"):
+            raise StoreError(
+                f"{stored.array.place}: lesions of the key slice alone; leave lesions out of "
+                f"`masks`, or give the volume a mask of all its slices"
+            )
+        return np.asarray(stored.read(), np.uint8)
 
 
 def stored_masks(

@@ -5,6 +5,7 @@ what it is.
 """
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,12 @@ from ct3dlib.cohort.store import StoredVolume, key_of, read_status, records, sto
 from ct3dlib.cohort.stored_array import StoredArray
 from ct3dlib.errors import DatasetError, VolumeError
 from ct3dlib.regions.drawn import on_scan, scan_record
+from ct3dlib.regions.key_lesions import (
+    UNKNOWN_LESION,
+    named_masks,
+    read_key_lesions,
+    real_slices,
+)
 from ct3dlib.regions.label_files import NIFTI, read_ids
 from ct3dlib.regions.labelmap import check_field
 from ct3dlib.regions.mask_node import write_mask_node
@@ -39,8 +46,9 @@ def store_lesions(
     """Bring every drawn mask of a shard onto its volume's grid and write the status table.
 
     Volumes that were rejected before keep their reason, those without a drawn mask are rejected:
-    nothing is known of them. A mask without a lesion is stored, as a known absence. Finished
-    volumes whose key (volume, content of the mask's file, code) is unchanged are kept.
+    nothing is known of them. A mask without a lesion is stored, as a known absence. Pictures of a
+    key slice are masks of volumes of such slices, see `read_key_lesions`. Finished volumes whose
+    key (volume, content of the masks' files, code) is unchanged are kept.
 
     Args:
         volumes: Status table of the volume shard.
@@ -61,7 +69,7 @@ def store_lesions(
         raise DatasetError(
             f"{raw.folder}: no such folder; mount it, or correct raw_root, and run again"
         )
-    drawn = {row["volume"]: row["lesion_mask"] for row in records(catalog)}
+    listed = {row["volume"]: row for row in records(catalog)}
     stored = {volume.volume: volume for volume in stored_volumes([volumes])}
 
     def make_row(row: Row, shard: OpenShard) -> Row:
@@ -69,14 +77,15 @@ def store_lesions(
             if row["status"] != "stored":
                 raise VolumeError(row["reason"], row["message"])
             volume = stored[row["volume"]]
-            path = _mask_of(volume.volume, drawn.get(volume.volume), raw)
-            node = f"{volume.volume}@{key_of(volume.identity, _content(path), code)}"
-            shard.ensure(node, lambda: _store_mask(volume, path, store=shard.store, node=node))
+            paths = _masks_of(volume, listed.get(volume.volume, {}), raw)
+            node = f"{volume.volume}@{key_of(volume.identity, *map(_content, paths), code)}"
+            shard.ensure(node, lambda: _store_mask(volume, paths, store=shard.store, node=node))
             array = StoredArray(shard.store, node)
             count = array.attributes["ct3d"]["lesions"]
             return {**stored_row(volume.volume, array), "lesions": count}
         except VolumeError as error:
-            source = drawn.get(row["volume"]) if row["status"] == "stored" else None
+            known = row["status"] == "stored"
+            source = listed.get(row["volume"], {}).get("lesion_mask") if known else None
             message = _message(error, source, raw)
             return {**rejected_row(row["volume"], error, message=message), "lesions": 0}
 
@@ -148,22 +157,31 @@ def _voxels(mask: NDArray[np.generic]) -> NDArray[np.int64]:
     return counts
 
 
-def _mask_of(volume: str, source: str | None, raw: RawRoot) -> Path:
-    """Return the file of a volume's mask."""
+def _masks_of(volume: StoredVolume, row: Row, raw: RawRoot) -> list[Path]:
+    """Return the file of a volume's mask, or those of its key slice's masks."""
+    source = row.get("lesion_mask")
     if not source:
         raise VolumeError(
             "NO_LESION_MASK",
-            f"{volume}: the catalog names no lesion mask; draw one, of zeros where there is no "
-            f"lesion, and build the catalog again, or leave the volume out",
+            f"{volume.volume}: the catalog names no lesion mask; draw one, of zeros where there "
+            f"is no lesion, and build the catalog again, or leave the volume out",
         )
     path = raw.path(source)
-    if not path.name.lower().endswith(NIFTI):
+    if not _is_picture(path):
+        return [path]
+    # A pseudonymised catalog knows the first of a key slice's masks and no other.
+    if not real_slices(volume) or raw.hides(source):
         raise VolumeError(
             "NO_LESION_MASK",
             f"{path}: a picture of one finding on the key slice, which says nothing of the other "
             f"slices; draw all lesions of the volume into one NIfTI file",
         )
-    return path
+    return [raw.path(mask) for mask in named_masks(row)]
+
+
+def _is_picture(path: Path) -> bool:
+    """Return whether a mask is a picture of one slice."""
+    return not path.name.lower().endswith(NIFTI)
 
 
 def _content(path: Path) -> str:
@@ -177,12 +195,16 @@ def _content(path: Path) -> str:
         ) from error
 
 
-def _store_mask(volume: StoredVolume, path: Path, *, store: Path, node: str) -> None:
-    """Read one mask and write it."""
-    mask = read_lesions(path, volume)
+def _store_mask(volume: StoredVolume, paths: Sequence[Path], *, store: Path, node: str) -> None:
+    """Read the masks of one volume and write them as one."""
+    by_slice = _is_picture(paths[0])
+    mask = read_key_lesions(paths, volume) if by_slice else read_lesions(paths[0], volume)
     counts = _voxels(mask)
+    if by_slice:
+        counts[UNKNOWN_LESION] = 0
     ml = float(np.prod(volume.spacing)) / 1000
     facts = {"lesions": int(np.count_nonzero(counts)), "ml": round(int(counts.sum()) * ml, 3)}
+    facts["key_slice_alone"] = by_slice
     write_mask_node(store, node, mask, volume=volume, kind="lesions", facts=facts)
 
 

@@ -89,7 +89,7 @@ def normalize(volume: Volume, recipe: RecipeSpec) -> tuple[Volume, Record]:
     Args:
         volume: In the recipe's domain, any orientation; a sheared grid (gantry tilt) is resampled
             upright.
-        recipe: Spacing or size, then the body's box, then shape and centre.
+        recipe: Spacing or size, then the body's box, then shape or letterbox and centre.
 
     Returns:
         The volume on canonical axes, and the record that `restore` needs.
@@ -173,7 +173,7 @@ def restore(
             f"the volume has shape {volume.shape}, its record {record.shape}; crop what was padded"
         )
     placed = Volume(volume.array, np.array(record.affine), volume.domain)
-    start, shape = _held(record)
+    start, shape = held_box(record)
     held = crop_or_pad(placed, start, shape=shape, fill=0)
     source = np.array(record.source_affine)
     back = resample_to(held, affine=source, shape=record.source_shape, fill=fill, nearest=nearest)
@@ -187,13 +187,13 @@ def restore(
 def validity(record: Record) -> Volume:
     """Return uint8 on the source's grid: 1 where the store holds data, 0 where it was cropped."""
     source = np.array(record.source_affine)
-    start, shape = _held(record)
+    start, shape = held_box(record)
     grid = shifted(np.array(record.affine), start)
     mask = covered(grid, shape, affine=source, shape=record.source_shape)
     return Volume(mask.astype(np.uint8), source, "uint8")
 
 
-def _held(record: Record) -> tuple[Index, Shape]:
+def held_box(record: Record) -> tuple[Index, Shape]:
     """Return where a store's volume holds data, not padding: start and shape on its own grid."""
     first, last = record.body or ((0, 0, 0), record.resampled_shape)
     sides = zip(record.start, record.shape, first, last, strict=True)
@@ -227,7 +227,18 @@ def _size(volume: Volume, recipe: RecipeSpec) -> Shape:
     """Return the shape to resample to; without spacing and size the grid stays."""
     if recipe.spacing is not None:
         return check_target(resampled_shape(volume, recipe.spacing))
+    if recipe.size is not None and recipe.letterbox:
+        return _fitted(volume, recipe.size)
     return recipe.size or volume.shape
+
+
+def _fitted(volume: Volume, size: Shape) -> Shape:
+    """Return a size whose rows and columns fill the one given as far as square pixels can."""
+    (_, *counts), (_, *spacing), (depth, *room) = volume.shape, volume.spacing, size
+    lengths = [n * mm for n, mm in zip(counts, spacing, strict=True)]
+    pixel = max(mm / n for mm, n in zip(lengths, room, strict=True))
+    height, width = (max(1, round(mm / pixel)) for mm in lengths)
+    return depth, height, width
 
 
 def _boxed(volume: Volume, recipe: RecipeSpec, fill: int | float) -> _Boxed:
@@ -237,12 +248,13 @@ def _boxed(volume: Volume, recipe: RecipeSpec, fill: int | float) -> _Boxed:
         body = first, stop = body_box(volume, recipe.body_margin)
         d, h, w = (b - a for a, b in zip(first, stop, strict=True))
         volume = crop_or_pad(volume, first, shape=(d, h, w), fill=fill)
-    if recipe.shape is None:
+    shape = recipe.size if recipe.letterbox else recipe.shape
+    if shape is None:
         return _Boxed(volume, first, body, 0.0)
-    start = center_start(volume.shape, recipe.shape)
+    start = center_start(volume.shape, shape)
     if recipe.center == "body":
-        start = _body_start(volume, start, recipe.shape)
-    boxed = crop_or_pad(volume, start, shape=recipe.shape, fill=fill)
+        start = _body_start(volume, start, shape)
+    boxed = crop_or_pad(volume, start, shape=shape, fill=fill)
     d, h, w = (a + b for a, b in zip(first, start, strict=True))
     return _Boxed(boxed, (d, h, w), body, _lost(volume, boxed))
 

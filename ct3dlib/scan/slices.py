@@ -1,6 +1,7 @@
 """Slices as PNG or JPEG: windowed grey values of 8 bits, without a place in the patient."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,46 @@ def read_slices(paths: Sequence[Path], *, spacing: Triple | None = None) -> Read
         facts=facts,
         source=f"{paths[0]} ({len(paths)} files)" if len(paths) > 1 else str(paths[0]),
     )
+
+
+def read_key_slices(paths: Sequence[Path], count: int, *, spacing: Triple | None = None) -> Reading:
+    """Read a key slice with its neighbours as one volume of domain "window8".
+
+    Of 4 slices those are called -1, 0 (the key slice), 1 and 2. The key slice stands in for those
+    that are missing; the facts' `z_real` says which are not. A picture alone is the key slice.
+
+    Args:
+        paths: Files called by their numbers, or one of any name.
+        count: Slices wanted.
+        spacing: (D, H, W) from elsewhere, mm.
+
+    Returns:
+        As `read_slices`.
+
+    Raises:
+        VolumeError: As `read_slices`, or `FILE_MISSING` where none is the key slice.
+        ValueError: No files.
+    """
+    if not paths:
+        raise ValueError("a stack has at least one slice")
+    named = {path.stem: path for path in paths}
+    key = paths[0] if len(paths) == 1 else named.get("0")
+    if key is None:
+        raise VolumeError(
+            "FILE_MISSING",
+            f"{paths[0]}: none of these {len(paths)} pictures is the key slice 0; fetch it, or "
+            f"set the recipe's slices to null",
+        )
+    numbers = [n - key_place(count) for n in range(count)]
+    wanted = [named.get(str(n)) if n else key for n in numbers]
+    reading = read_slices([path or key for path in wanted], spacing=spacing)
+    facts = {**reading.facts, "z_real": [path is not None for path in wanted]}
+    return replace(reading, facts=facts)
+
+
+def key_place(count: int) -> int:
+    """Return where the key slice stands among so many: in the middle, or just before it."""
+    return (count - 1) // 2
 
 
 def read_slices_shape(paths: Sequence[Path]) -> tuple[int, int, int]:

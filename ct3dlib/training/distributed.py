@@ -3,10 +3,11 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
+from jaxtyping import Shaped
 from torch import Tensor
 
 from ct3dlib.errors import TrainingError
@@ -41,6 +42,37 @@ def sum_over_ranks(value: Tensor) -> Tensor:
 def mean_over_ranks(value: Tensor) -> Tensor:
     """Return the mean of a tensor over ranks, without gradients."""
     return sum_over_ranks(value) / world_size()
+
+
+def gather_with_gradient(value: Shaped[Tensor, "B ..."]) -> Shaped[Tensor, "_ ..."]:
+    """Return the items of all ranks, those of rank 0 first; gradients go back to their ranks.
+
+    The gradient of an item is the sum of what the losses of all ranks give to it. So where each
+    rank's loss is of its own rows beside all others', and gradients of parameters are averaged
+    over ranks, they are those of the mean loss: of the whole batch at once.
+
+    Args:
+        value: As many items on each rank. With one rank it comes back as it is.
+    """
+    return _Gather.apply(value) if world_size() > 1 else value
+
+
+class _Gather(torch.autograd.Function):
+    """Gather forward, sum and scatter backward."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        parts = [torch.empty_like(value) for _ in range(world_size())]
+        dist.all_gather(parts, value.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (gradient,) = gradients
+        parts = [part.contiguous() for part in gradient.chunk(world_size())]
+        own = torch.empty_like(parts[0])
+        dist.reduce_scatter(own, parts)
+        return own
 
 
 def any_rank(flag: bool, device: torch.device) -> bool:

@@ -187,16 +187,17 @@ class TorchEngine(Engine):
         return (norm.full_tensor() if isinstance(norm, DTensor) else norm).item()
 
     def _optimizer(self, turn: str) -> AdamW:
-        """Return AdamW; biases and norms, which have one axis, do not decay."""
+        """Return AdamW; what the objective does not name does not decay."""
         decay = {True: self._spec.weight_decay, False: 0.0}
+        decayed = {id(p) for p in self.objective.decayed(turn)}
         groups = [
             {
-                "params": [p for p in parameters if (p.ndim > 1) is matrix],
-                "weight_decay": decay[matrix],
+                "params": [p for p in parameters if (id(p) in decayed) is decays],
+                "weight_decay": decay[decays],
                 "relative_rate": relative,
             }
             for relative, parameters in self.objective.layers(turn)
-            for matrix in (True, False)
+            for decays in (True, False)
         ]
         return AdamW(
             [group for group in groups if group["params"]],

@@ -1,7 +1,7 @@
 """From items to the micro-batches of each step, the same for any number of workers and ranks.
 
 A run is one long row of positions: position = step x batch_size + i. A position's epoch is
-position // n, its item comes from a permutation per (seed, epoch), and all its draws from
+position // n, its item comes from an order of the items per (seed, epoch), and all its draws from
 (seed, position). So a resume needs the step alone.
 """
 
@@ -44,6 +44,14 @@ class Items(ABC):
     def key(self) -> str:
         """What the items are made of; a run resumes only on items of the same key."""
         return f"{type(self).__name__} {len(self)}"
+
+    def order(self, seed: int) -> NDArray[np.int64]:
+        """Return which item comes at each place of an epoch: as many as there are items.
+
+        Args:
+            seed: Of the epoch; the same one gives the same order in every process.
+        """
+        return permutation(len(self), seed)
 
 
 def batches(
@@ -141,7 +149,7 @@ class Positions(Dataset[dict[str, Any]]):
     def __getitem__(self, position: int) -> dict[str, Any]:
         """Return the item of a position with its seed."""
         epoch, place = divmod(position, len(self._items))
-        index = int(permutation(len(self._items), seed_of(self._purpose, self._seed, epoch))[place])
+        index = int(self._items.order(seed_of(self._purpose, self._seed, epoch))[place])
         item_seed = seed_of(self._purpose, "item", self._seed, position)
         return {
             **self._items.item(index, np.random.default_rng(item_seed)),

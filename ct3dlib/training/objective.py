@@ -123,6 +123,10 @@ class Objective(nn.Module, ABC):
         """Return a turn's parameters in groups, each with its rate relative to the turn's."""
         return [(1.0, self.parameters_of(turn))]
 
+    def decayed(self, turn: str) -> list[nn.Parameter]:
+        """Return a turn's parameters whose weights decay: not biases and norms, of one axis."""
+        return [p for p in self.parameters_of(turn) if p.ndim > 1]
+
     def batch_size(self, batch: Batch) -> int:
         """Return the number of items of a batch."""
         return next(len(v) for v in batch.values() if v.ndim > 0)

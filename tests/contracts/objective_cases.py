@@ -44,12 +44,15 @@ from ct3dlib.config import (
     TrainSpec,
     TransformerSpec,
     VisionTransformerSpec,
+    VlmNetworkSpec,
+    VlmSpec,
     VolumeClassifierNetworkSpec,
     VolumeEncoderNetworkSpec,
     VolumeEncoderSpec,
 )
 from ct3dlib.config.finetune import Pooling
 from ct3dlib.objectives.classify import ClassifyObjective
+from ct3dlib.objectives.contrastive import ContrastiveObjective
 from ct3dlib.objectives.finetune import FinetuneObjective
 from ct3dlib.objectives.mae import MaskedAutoencoderObjective
 from ct3dlib.objectives.maskgit import MaskGITObjective
@@ -270,6 +273,31 @@ class Described(Items):
         }
 
 
+class ReportedBlobs(Items):
+    """Blobs in HU with twenty regions in stripes, and two sentences with a word for each region."""
+
+    def __len__(self) -> int:
+        return len(Blobs())
+
+    def item(self, index: int, rng: np.random.Generator) -> dict[str, Tensor]:
+        drawn = np.random.default_rng(index)
+        abnormal = torch.from_numpy(drawn.integers(2, size=20))
+        regions = torch.arange(20)
+        words = torch.stack([10 + 2 * regions + abnormal, 1 << regions]).reshape(2, 2, 10)
+        input_ids, token_regions = F.pad(words, (1, 1)).int()
+        input_ids[:, 0] = 1
+        return {
+            **StoredBlobs().item(index, drawn),
+            "regions": (torch.arange(128).reshape(1, 2, 8, 8) // 2 % 20 + 1).byte(),
+            "valid": torch.ones(1, 2, 8, 8, dtype=torch.bool),
+            "input_ids": input_ids,
+            "token_regions": token_regions,
+            "mention": torch.where(regions == index, -1, abnormal).to(torch.int8),
+            "text_id": torch.tensor(index),
+            "study_id": torch.tensor(100 + index),
+        }
+
+
 CAUSAL = CausalTokenizerSpec(
     filters=4,
     num_res_blocks=1,
@@ -479,6 +507,43 @@ def _segment() -> SegmentObjective:
     return SegmentObjective(spec, SegmenterNetworkSpec(encoder=encoder, filters=4, num_classes=2))
 
 
+def _contrastive() -> ContrastiveObjective:
+    small = {"hidden_size": 24, "num_layers": 2, "num_heads": 2}
+    vision = {
+        "encoder": small,
+        "patch_size": [1, 2, 2],
+        "dropout": 0,
+        "attention_dropout": 0,
+        "least_voxels": 1,
+    }
+    spec = VlmSpec.model_validate(
+        {
+            "steps": 1,
+            "batch_size": 1,
+            "micro_batch_size": 1,
+            "recipe": "small",
+            "model": {
+                "vision": vision,
+                "text": {
+                    "encoder": {**small, "num_layers": 1},
+                    "vocabulary": 300,
+                    "dropout": 0,
+                    "pooling": "mean",
+                    "rate": 0.3,
+                    "max_steps": 2,
+                },
+                "embedding_size": 16,
+            },
+            "within_weight": 0.1,
+            "augment": {"intensity_shift": 0.02, "noise": 0.01},
+        }
+    )
+    network = VlmNetworkSpec(
+        **dict(spec.model), shape=(2, 8, 8), spacing=(3.0, 1.0, 1.0), tokens=300
+    )
+    return ContrastiveObjective(spec, network)
+
+
 @dataclass(frozen=True)
 class Case:
     """One objective of the table.
@@ -489,6 +554,7 @@ class Case:
         falls_to: Share of the first validation loss that is left after `steps`.
         steps: Of that longer training.
         tolerance: Largest difference of weights where sums are made in another order.
+        idle: Parameters that its loss reaches on no items.
     """
 
     make: Callable[[], Objective]
@@ -496,6 +562,7 @@ class Case:
     falls_to: float = 0.5
     steps: int = 60
     tolerance: float = 1e-5
+    idle: tuple[str, ...] = ()
 
     def objective(self) -> Objective:
         torch.manual_seed(0)
@@ -527,6 +594,15 @@ CASES = {
     "maskgit": Case(_maskgit, Grids(), falls_to=0.7, steps=40),
     "slab": Case(_slab, Slabs(), falls_to=0.7, steps=40),
     "text": Case(_text, Described(), falls_to=0.7, steps=40),
+    # What stands for a region that a scan does not hold is no answer to any text.
+    "contrastive": Case(
+        _contrastive,
+        ReportedBlobs(),
+        falls_to=0.7,
+        steps=100,
+        tolerance=1e-4,
+        idle=("model.vision.pool.absent",),
+    ),
 }
 
 

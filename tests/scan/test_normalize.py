@@ -12,7 +12,7 @@ from ct3dlib.scan.body import body_box, body_center
 from ct3dlib.scan.dicom import read_dicom
 from ct3dlib.scan.intensity import apply_window, to_hu
 from ct3dlib.scan.nifti import read_nifti, write_nifti
-from ct3dlib.scan.normalize import Record, normalize, place, restore, validity
+from ct3dlib.scan.normalize import Record, held_box, normalize, place, restore, validity
 from ct3dlib.scan.volume import Volume
 
 FINE = RecipeSpec(spacing=(1.5, 1.0, 1.0), min_slices=1)
@@ -455,3 +455,55 @@ def test_four_files_of_one_phantom_give_one_array(tmp_path, phantom, write_slice
         assert np.abs(array - arrays["fixed"]).max() <= 1, name
     with pytest.raises(VolumeError, match="HU already"):
         to_hu(readings["fixed"][0], slope=1.0, intercept=-1024.0, state="stored")
+
+
+@pytest.mark.parametrize(
+    ("source", "spacing", "held", "start"),
+    [
+        ((4, 30, 20), (1.0, 1.0, 1.0), (4, 12, 8), (0, 0, 2)),
+        ((4, 10, 40), (1.0, 1.0, 1.0), (4, 3, 12), (0, 4, 0)),
+        ((4, 24, 24), (5.0, 1.0, 1.0), (4, 12, 12), (0, 0, 0)),
+        ((4, 24, 24), (1.0, 0.5, 1.0), (4, 6, 12), (0, 3, 0)),  # mm count, not pixels
+        ((4, 400, 1), (1.0, 1.0, 1.0), (4, 12, 1), (0, 0, 5)),  # at least a column
+    ],
+    ids=["tall", "wide", "square", "oblong_pixels", "line"],
+)
+def test_a_letterbox_keeps_proportions_and_pads(source, spacing, held, start):
+    recipe = RecipeSpec(domain="window8", size=(4, 12, 12), letterbox=True, min_slices=1)
+    volume = Volume(np.full(source, 200, np.uint8), axial(spacing), "window8")
+    stored, record = normalize(volume, recipe)
+    assert stored.shape == (4, 12, 12)
+    assert (record.resampled_shape, held_box(record)) == (held, (start, held))
+    wanted = np.zeros((4, 12, 12), np.uint8)
+    d, h, w = (slice(a, a + n) for a, n in zip(start, held, strict=True))
+    wanted[d, h, w] = 200
+    np.testing.assert_array_equal(stored.array, wanted)
+    np.testing.assert_array_equal(restore(stored, record, fill=0).array, volume.array)
+    if min(source) > 1:
+        pixels = stored.spacing[1:]
+        assert pixels[0] == pytest.approx(pixels[1])
+
+
+def test_a_disc_stays_round_in_a_letterbox():
+    rows, columns = np.indices((626, 500))
+    disc = (rows - 312.5) ** 2 + (columns - 249.5) ** 2 <= 100**2
+    recipe = RecipeSpec(domain="window8", size=(1, 512, 512), letterbox=True, min_slices=1)
+    volume = Volume((255 * disc[None]).astype(np.uint8), axial((1.0, 1.0, 1.0)), "window8")
+    stored, _ = normalize(volume, recipe)
+    places = np.argwhere(stored.array[0] > 127)
+    height, width = np.ptp(places, axis=0) + 1
+    assert abs(height - width) <= 1
+    assert height == pytest.approx(201 * 512 / 626, abs=1)
+
+
+@pytest.mark.parametrize("spacing", [(2.0, 0.8, 0.8), (1.25, 0.6, 0.9)])
+def test_a_sphere_keeps_its_diameter_at_a_fixed_spacing_and_not_where_it_is_stretched(spacing):
+    shape = tuple(round(96 / mm) for mm in spacing)
+    places = (np.indices(shape).T + 0.5) * spacing - 48  # mm from the middle
+    sphere = ((places**2).sum(axis=-1) <= 30**2).T
+    source = Volume(np.where(sphere, 100, -900).astype(np.int16), axial(spacing))
+    fixed, _ = normalize(source, RecipeSpec(spacing=(3.0, 1.5, 1.5), shape=(24, 80, 48)))
+    stretched, _ = normalize(source, RecipeSpec(size=(16, 64, 40)))
+    for volume, wanted in ((fixed, (20, 40, 40)), (stretched, (10, 40, 25))):
+        extents = [np.ptp(axis) + 1 for axis in np.nonzero(volume.array > -400)]
+        np.testing.assert_allclose(extents, wanted, atol=1)

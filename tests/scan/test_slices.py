@@ -5,7 +5,14 @@ import pytest
 from PIL import Image
 
 from ct3dlib.errors import VolumeError
-from ct3dlib.scan.slices import read_mask, read_slices, read_slices_shape, write_mask
+from ct3dlib.scan.slices import (
+    key_place,
+    read_key_slices,
+    read_mask,
+    read_slices,
+    read_slices_shape,
+    write_mask,
+)
 
 SHAPE = (3, 40, 56)
 
@@ -151,3 +158,44 @@ def test_a_mask_is_set_above_127(tmp_path, value, is_set):
 def test_a_mask_picture_has_two_axes(tmp_path):
     with pytest.raises(ValueError, match=r"a mask picture has 2 axes \(H, W\), not 3"):
         write_mask(tmp_path / "0.jpg", np.zeros((2, 3, 4), bool))
+
+
+def numbered(folder, *numbers):
+    return [save(folder / f"{n}.jpg", np.full((16, 24), 100 + 20 * n, np.uint8)) for n in numbers]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "count", "grey", "z_real"),
+    [
+        ((-4, -3, -2, -1, 0, 1, 2, 3, 4), 4, [80, 100, 120, 140], [True] * 4),
+        ((-1, 0, 1), 4, [80, 100, 120, 100], [True, True, True, False]),
+        ((0, 2), 4, [100, 100, 100, 140], [False, True, False, True]),
+        ((-2, -1, 0, 1, 2), 3, [80, 100, 120], [True] * 3),
+        ((-1, 0), 1, [100], [True]),
+        ((0,), 4, [100] * 4, [False, True, False, False]),
+    ],
+)
+def test_neighbours_stand_around_the_key_slice_or_it_stands_in(
+    tmp_path, numbers, count, grey, z_real
+):
+    reading = read_key_slices(numbered(tmp_path, *numbers), count, spacing=(3.0, 1.0, 1.0))
+    assert reading.volume.array[:, 8, 12].tolist() == pytest.approx(grey, abs=2)
+    assert reading.facts["z_real"] == z_real
+    assert z_real[key_place(count)]
+    assert reading.volume.spacing == (3.0, 1.0, 1.0)
+
+
+def test_a_picture_alone_is_the_key_slice_whatever_it_is_called(tmp_path):
+    path = save(tmp_path / "case_7.jpg", ramp(1))
+    reading = read_key_slices([path], 4)
+    assert (reading.volume.array == read_slices([path]).volume.array).all()
+    assert reading.facts["z_real"] == [False, True, False, False]
+
+
+def test_slices_without_a_key_slice_are_refused(tmp_path):
+    paths = numbered(tmp_path, -1, 1)
+    with pytest.raises(VolumeError, match="none of these 2 pictures is the key slice 0") as caught:
+        read_key_slices(paths, 4)
+    assert caught.value.reason == "FILE_MISSING"
+    with pytest.raises(ValueError, match="at least one slice"):
+        read_key_slices([], 4)

@@ -105,6 +105,25 @@ def test_a_turn_moves_its_own_parameters_alone():
             assert parameter.grad is None
 
 
+def test_what_the_objective_does_not_name_does_not_decay():
+    class Kept(Regression):
+        def decayed(self, turn: str) -> list[nn.Parameter]:
+            return [self.model[2].weight]
+
+    found = {}
+    for kind in (Regression, Kept):
+        objective = kind()
+        names = {id(p): name for name, p in objective.named_parameters()}
+        (optimizer,) = TorchEngine(objective, spec_of(weight_decay=0.3), CPU)._optimizers.values()
+        found[kind] = {
+            group["weight_decay"]: {names[id(p)] for p in group["params"]}
+            for group in optimizer.param_groups
+        }
+    biases = {"model.0.bias", "model.2.bias"}
+    assert found[Regression] == {0.3: {"model.0.weight", "model.2.weight"}, 0.0: biases}
+    assert found[Kept] == {0.3: {"model.2.weight"}, 0.0: {"model.0.weight", *biases}}
+
+
 def test_the_logged_norm_is_of_the_turns_own_gradient():
     torch.manual_seed(0)
     objective = Adversarial()

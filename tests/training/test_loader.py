@@ -151,3 +151,26 @@ def test_only_a_death_is_called_one(error, died):
         raise error
     with pytest.raises(type(error)), loader_errors(0):  # there is nothing to die
         raise error
+
+
+class Backwards(Numbered):
+    """Items with an order of their own."""
+
+    def order(self, seed: int) -> np.ndarray:
+        return np.arange(len(self))[::-1]
+
+
+def test_items_may_say_in_which_order_they_come():
+    rows = _rows(batches(Backwards(4), spec_of(steps=1, batch_size=8), first_step=0))
+    assert [row[0] for row in rows] == [3, 2, 1, 0, 3, 2, 1, 0]
+
+
+@pytest.mark.parametrize("cuda", [False, True])
+def test_the_spec_reaches_the_data_loader(monkeypatch, cuda):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    positions = loader.Positions(Numbered(8), 0, "train")
+    spec = spec_of(num_workers=2, device="auto")
+    made = loader._loader(positions, [range(4)] * 9, spec=spec)
+    assert (made.num_workers, made.prefetch_factor, made.pin_memory) == (2, 2, cuda)
+    assert loader._loader(positions, [range(4)], spec=spec).num_workers == 1  # one batch
+    assert not loader._loader(positions, [range(4)], spec=spec_of(device="cpu")).pin_memory
