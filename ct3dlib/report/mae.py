@@ -239,9 +239,15 @@ def _dice(measured: Mapping[str, Any]) -> Block:
 
 def _froc(found: Mapping[str, Any]) -> Block:
     """Return the table of detected lesions."""
-    caption = "Lesions found by their boxes: sensitivity at false positives per volume (FROC)."
-    shown = {key: value for key, value in found.items() if isinstance(value, int | float)}
-    return Table(pd.DataFrame([{k: f"{v:.3g}" for k, v in shown.items()}]), caption)
+    lesions, volumes = found.get("n_lesions"), found.get("n_volumes")
+    caption = (
+        f"Lesions found by their boxes, of {lesions} in {volumes} held-out volumes: the share that "
+        f"is found where so many boxes a volume may be false (FROC), and the mean of these."
+    )
+    prefix = "sensitivity_at_"
+    shares = {k.removeprefix(prefix): v for k, v in found.items() if k.startswith(prefix)}
+    row = {**dict(sorted(shares.items(), key=lambda at: float(at[0]))), "mean": found.get("cpm")}
+    return Table(pd.DataFrame([{k: _number(v) for k, v in row.items()}]), caption)
 
 
 def _with_interval(row: Mapping[str, Any], key: str) -> str:

@@ -41,7 +41,13 @@ MEASURED = {
     },
     "dice": {"heart": 0.8, "lungs": 0.95},
     "baseline_dice": {"heart": 0.6},
-    "froc": {"sensitivity_at_1": 0.5, "cpm": 0.4},
+    "froc": {
+        "cpm": 0.4,
+        "n_lesions": 5,
+        "n_volumes": 3,
+        "sensitivity_at_1": 0.5,
+        "sensitivity_at_0.125": 0.3,
+    },
 }
 
 
@@ -62,7 +68,8 @@ def test_findings_are_ranked_and_have_their_intervals():
     assert budget.frame.iloc[2].tolist() == ["mean of all findings", "0.85", "0.65"]
     assert "after 100 steps on 20 patients" in budget.caption
     assert dice.frame.to_numpy().tolist() == [["heart", "0.80", "0.60"], ["lungs", "0.95", ""]]
-    assert froc.frame.iloc[0].tolist() == ["0.5", "0.4"]
+    assert froc.frame.iloc[0].to_dict() == {"0.125": "0.30", "1": "0.50", "mean": "0.40"}
+    assert "of 5 in 3 held-out volumes" in froc.caption
 
 
 def test_what_was_filled_in_is_told_with_its_control():
