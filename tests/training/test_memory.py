@@ -12,14 +12,15 @@ from ct3dlib.training.memory import keep_freed_memory
 
 def step():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    kept = [torch.zeros(2**22 + i) for i in range(3)]
+    kept = [torch.ones(2**22) for _ in range(3)]
     del kept
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 step()
 as_it_is = step()
 keep_freed_memory()
-step()
+for _ in range(3):
+    step()
 print(as_it_is, step())
 """
 
